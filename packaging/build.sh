@@ -1,0 +1,39 @@
+#!/bin/sh
+# Builds the packages: packaging/build.sh
+#
+# One .deb in target/debian and one .rpm in target/generate-rpm, from the very
+# program that `cargo build --release` makes. cargo-deb and cargo-generate-rpm
+# are installed with cargo where they are missing.
+set -eu
+cd "$(dirname "$0")/.."
+
+target=${CARGO_TARGET_DIR:-target}
+tools=${GATEWAY_TOOLS:-$target/tools}
+PATH=$PATH:$tools/bin
+
+# need CRATE VERSION: the cargo subcommand of that name.
+need() {
+    command -v "$1" >/dev/null || cargo install --quiet --locked --root "$tools" "$1@$2"
+}
+
+need cargo-deb 3.8.0
+need cargo-generate-rpm 0.21.1
+
+cargo build --release --locked
+program=$target/release/gateway
+if readelf --program-headers "$program" | grep -q INTERP; then
+    echo "packaging: $program is not linked statically; is .cargo/config.toml in force?" >&2
+    exit 1
+fi
+
+completions=$target/release/completions
+mkdir -p "$completions"
+"$program" completions bash >"$completions/gateway.bash"
+"$program" completions zsh >"$completions/_gateway"
+"$program" completions fish >"$completions/gateway.fish"
+
+# Old packages out of the way, so that a wildcard finds one.
+rm -f "$target"/debian/*.deb "$target"/generate-rpm/*.rpm
+cargo deb --quiet --no-build
+cargo generate-rpm
+ls -l "$target"/debian/*.deb "$target"/generate-rpm/*.rpm
