@@ -1,0 +1,219 @@
+#!/bin/sh
+# Proves that what is shipped tells the truth: packaging/check.sh
+#
+#   units         systemd-analyze has nothing to say about any of them
+#   manual        it has every option, exit code, environment variable and state
+#                 of the program, and none that the program does not have
+#   completions   they load in bash, zsh and fish, and complete
+#   versions      are the same everywhere
+#
+# packaging/check.sh --write renews what the manual takes from the program.
+set -eu
+cd "$(dirname "$0")/.."
+. packaging/private-root.sh
+
+manual=packaging/man/gateway.1
+target=${CARGO_TARGET_DIR:-target}
+program=$target/release/gateway
+failures=0
+
+fault() {
+    echo "packaging/check.sh: $*" >&2
+    failures=$((failures + 1))
+}
+
+# same WHAT FILE FILE: two sorted lists of words.
+same() {
+    if difference=$(diff "$2" "$3"); then
+        echo "ok: $1 ($(wc -l <"$2"))"
+    else
+        fault "$1 differ (< one, > the other):
+$difference"
+    fi
+}
+
+# quiet WHAT COMMAND...: succeeds, and prints nothing.
+quiet() {
+    what=$1
+    shift
+    if said=$("$@" 2>&1) && [ -z "$said" ]; then
+        echo "ok: $what"
+    else
+        fault "$what: $said"
+    fi
+}
+
+# answers WHAT PATTERN COMMAND...: prints a line that matches.
+answers() {
+    what=$1 pattern=$2
+    shift 2
+    if said=$("$@" 2>&1) && printf '%s\n' "$said" | grep -qE -- "$pattern"; then
+        echo "ok: $what"
+    else
+        fault "$what: no '$pattern' in: $said"
+    fi
+}
+
+# ------------------------------------------------------------------ manual
+
+rendered() {
+    MANWIDTH=1000 man -E UTF-8 --no-hyphenation --no-justification -l "$manual" | col -bx
+}
+
+# section NAME: its lines in the rendered manual.
+section() {
+    rendered | awk -v name="$1" '/^[A-Z]/ { on = ($0 == name); next } on'
+}
+
+# The manual with the part that the program makes.
+renewed_manual() {
+    "$program" completions man >"$work/options"
+    awk -v options="$work/options" '
+        /END OPTIONS/ { on = 0 }
+        !on { print }
+        /BEGIN OPTIONS/ { on = 1; while ((getline line < options) > 0) print line }
+    ' "$manual"
+}
+
+long_options() {
+    grep -oE -- '(^|[^-[:alnum:]])--[a-z][a-z-]*[a-z]' | grep -oE -- '--.*' | sort -u
+}
+
+# Every option of the program, whichever command has it.
+program_options() {
+    "$program" completions man | sed 's/\\-/-/g; s/\\f[BIR]/ /g' | long_options
+}
+
+check_manual() {
+    quiet 'manual: mandoc' mandoc -T lint "$manual"
+    quiet 'manual: groff' sh -c "man --warnings -E UTF-8 -l -Tutf8 -Z $manual >/dev/null"
+    renewed_manual >"$work/manual"
+    quiet 'manual: options are those of the program (packaging/check.sh --write renews them)' \
+        cmp "$manual" "$work/manual"
+
+    for command in '' run status stop list; do
+        # shellcheck disable=SC2086 # nothing, or one word
+        "$program" $command --help
+    done | long_options >"$work/help"
+    program_options >"$work/options"
+    same 'manual: options in it and in --help' "$work/options" "$work/help"
+
+    # Other programs' options, that the manual's text names.
+    printf -- '--chdir\n--shared\n--user\n' | sort -u - "$work/options" >"$work/known"
+    rendered | long_options | comm -23 - "$work/known" >"$work/unknown"
+    quiet 'manual: no option in its text that the program lacks' cat "$work/unknown"
+}
+
+# ------------------------------------------------------------------ codes, names
+
+# Words of the program's own, from its source without the tests.
+source_words() {
+    find src -name '*.rs' -exec sed '/^#\[cfg(test)\]/,$d' {} + | grep -vE '^[[:space:]]*//' | grep -oE "$1" | sort -u
+}
+
+check_exit_codes() {
+    grep -oE '= ?[0-9]+[,;]|[0-9]+ =>' src/bin/gateway/exit.rs | grep -oE '[0-9]+' | sort -un >"$work/codes"
+    section 'EXIT STATUS' | awk '/^ *Of status/ { exit } { print }' |
+        grep -oE '^ {7}[0-9]+' | tr -d ' ' | sort -un >"$work/manual-codes"
+    same 'manual: exit codes' "$work/codes" "$work/manual-codes"
+    sed -n '/^## Exit codes/,/^## Where/p' README.md | grep -oE '^\| [0-9, ]+ \|' | grep -oE '[0-9]+' | sort -un >"$work/readme-codes"
+    same 'README: exit codes' "$work/codes" "$work/readme-codes"
+}
+
+check_environment() {
+    source_words '"(GATEWAY|SYSTEMD|WATCHDOG|NOTIFY|JOURNAL|INVOCATION|LISTEN|XDG)_[A-Z_]+"|"(HOME|PATH)"' | tr -d '"' >"$work/environment"
+    section ENVIRONMENT | grep -E '^ {7}[A-Z]' | grep -oE '[A-Z]+_[A-Z_]+|\b(HOME|PATH)\b' | sort -u >"$work/manual-environment"
+    same 'manual: environment variables' "$work/environment" "$work/manual-environment"
+}
+
+# ------------------------------------------------------------------ completions
+
+check_completions() {
+    for shell in bash zsh fish; do
+        "$program" completions "$shell" >"$work/$shell"
+    done
+    answers 'bash: option' '^--replace$' bash packaging/complete.bash "$work/bash" gateway run --repl
+    answers 'bash: command' '^status$' bash packaging/complete.bash "$work/bash" gateway stat
+    answers 'bash: COMMAND' '^sleep$' bash packaging/complete.bash "$work/bash" gateway -n demo run --replace -- slee
+    answers 'zsh: option' '^gateway run --replace $' zsh -f packaging/complete.zsh "$work/zsh" 'gateway run --repl'
+    answers 'zsh: command' '^gateway status $' zsh -f packaging/complete.zsh "$work/zsh" 'gateway stat'
+    answers 'zsh: COMMAND' '^gateway -n demo run --replace -- sleep ' zsh -f packaging/complete.zsh "$work/zsh" 'gateway -n demo run --replace -- slee'
+    complete_fish() {
+        # shellcheck disable=SC2016 # fish's own variables
+        fish --no-config -c 'source $argv[1]; complete -C $argv[2]' "$work/fish" "$1"
+    }
+    answers 'fish: option' '^--replace' complete_fish 'gateway run --repl'
+    answers 'fish: command' '^status' complete_fish 'gateway stat'
+    answers 'fish: COMMAND' '^sleep' complete_fish 'gateway -n demo run --replace -- slee'
+}
+
+# ------------------------------------------------------------------ versions
+
+check_versions() {
+    sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1 >"$work/version"
+    "$program" --version | cut -d' ' -f2 >"$work/own"
+    same 'version: Cargo.toml, --version' "$work/version" "$work/own"
+    sed -n 's/^\.TH .*"gateway \(.*\)" .*/\1/p' "$manual" >"$work/own"
+    same 'version: Cargo.toml, manual' "$work/version" "$work/own"
+    sed -n '1s/.*(\(.*\)-.*).*/\1/p' packaging/debian/changelog >"$work/own"
+    same 'version: Cargo.toml, changelog' "$work/version" "$work/own"
+}
+
+# ------------------------------------------------------------------ units
+
+# In the private root: everything where a package puts it.
+units() {
+    units=$root/usr/lib/systemd
+    cp "$program" "$root/usr/bin/gateway"
+    cp packaging/systemd/*.service "$units/system/"
+    cp packaging/systemd/user/*.service "$units/user/"
+    install -D -m 644 "$manual" "$root/usr/share/man/man1/gateway.1"
+    install -D -m 755 /bin/true "$root/etc/gateway/demo"
+    # The service that is there already, as drop-in.conf has it.
+    printf '[Service]\nType=forking\nPIDFile=/run/web.pid\nExecStart=/usr/local/bin/web\n' >"$units/system/web.service"
+    install -D -m 644 packaging/systemd/examples/drop-in.conf "$units/system/web.service.d/gateway.conf"
+    install -D -m 644 packaging/systemd/examples/give-way.conf "$units/system/gateway@demo.service.d/give-way.conf"
+
+    # A check that cannot fail proves nothing.
+    printf '[Service]\nExecStart=/usr/bin/gateway run\nNoSuchSetting=yes\n' >"$units/system/broken.service"
+    if [ -z "$(inside systemd-analyze verify broken.service 2>&1)" ]; then
+        fault 'units: systemd-analyze has nothing to say about a broken unit'
+    fi
+    for unit in gateway@.service gateway@other.service gateway@demo.service hermes-gateway.service web.service; do
+        quiet "units: $unit" inside systemd-analyze verify "$unit"
+    done
+    quiet 'units: gateway@.service of a user' inside env HOME=/root XDG_RUNTIME_DIR=/run \
+        systemd-analyze --user verify /usr/lib/systemd/user/gateway@.service
+    [ "$failures" -eq 0 ]
+}
+
+# ------------------------------------------------------------------ all of it
+
+if [ "${1:-}" = units ]; then
+    private_root units
+    exit
+fi
+
+sh packaging/need man:man-db mandoc:mandoc col:bsdextrautils zsh:zsh fish:fish \
+    systemd-analyze:systemd unshare:util-linux
+[ -x "$program" ] || cargo build --release --locked
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+if [ "${1:-}" = --write ]; then
+    renewed_manual >"$work/manual"
+    cat "$work/manual" >"$manual"
+    exit
+fi
+
+check_manual
+check_exit_codes
+check_environment
+check_completions
+check_versions
+private_root units || fault 'units'
+if [ "$failures" -ne 0 ]; then
+    echo "packaging/check.sh: $failures failed" >&2
+    exit 1
+fi
+echo 'packaging/check.sh: all of it is true'
