@@ -1,0 +1,7 @@
+//! The gateway under a real systemd: `Type=notify` units, crashes, takeovers,
+//! stops and the journal. Each test boots its own, in namespaces of its own.
+
+#[path = "../harness/systemd.rs"]
+mod harness;
+
+mod boots;
