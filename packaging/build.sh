@@ -13,7 +13,7 @@ PATH=$PATH:$tools/bin
 
 # need CRATE VERSION: the cargo subcommand of that name.
 need() {
-    command -v "$1" >/dev/null || cargo install --quiet --locked --root "$tools" "$1@$2"
+    command -v "$1" >/dev/null || cargo install --quiet --debug --locked --root "$tools" "$1@$2"
 }
 
 need cargo-deb 3.8.0

@@ -1,22 +1,46 @@
+# shellcheck shell=sh
 # Sourced by check.sh and test.sh: a root of one's own.
 #
-# private_root SCRIPT [ARG...] runs SCRIPT, a function of the caller's file, in
-# a copy-on-write view of this system with mount and pid namespaces of its own.
-# Nothing that it writes reaches the host, and nothing that it starts outlives it.
-# In it, $root is the private root, and `inside` runs a command there.
+# A copy-on-write view of this system, with mount and pid namespaces of its own.
+# Nothing that is written in it reaches the host, and nothing that is started in
+# it outlives it.
 
+# private_root FUNCTION [ARG...]: runs a function of the caller's file with $root
+# made. The caller's file has to call private_root "$@" when it is started so.
 private_root() {
     if [ "${GATEWAY_PRIVATE_ROOT:-}" ]; then
         make_private_root
         "$@"
         return
     fi
-    if [ "$(id -u)" -ne 0 ]; then
-        echo "$0: this makes namespaces and mounts: run it as root" >&2
-        return 1
+    must_be_root
+    GATEWAY_PRIVATE_ROOT=yes unshare --mount --propagation private --pid --fork --kill-child "$0" "$@"
+}
+
+# private_system DIR: boots systemd in such a root, runs DIR/inside there as a
+# service, and prints what it says. DIR is /test in there.
+private_system() {
+    if [ "${GATEWAY_PRIVATE_ROOT:-}" ]; then
+        make_private_root
+        boot_systemd "$@"
+        return
     fi
-    GATEWAY_PRIVATE_ROOT=yes unshare --mount --propagation private --pid --fork --kill-child \
-        "$0" "$@"
+    must_be_root
+    cgroup=$(findmnt --noheadings --types cgroup2 --output TARGET | head -n1)/gateway-test-$$
+    mkdir "$cgroup"
+    status=0
+    GATEWAY_PRIVATE_ROOT=yes sh -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$cgroup" \
+        timeout --signal=KILL 600 \
+        unshare --mount --propagation private --pid --cgroup --ipc --uts --fork --kill-child \
+        "$0" private_system "$@" || status=$?
+    find "$cgroup" -depth -type d -exec rmdir {} +
+    return "$status"
+}
+
+must_be_root() {
+    [ "$(id -u)" -eq 0 ] && return
+    echo "$0: this makes namespaces and mounts: run it as root" >&2
+    exit 1
 }
 
 make_private_root() {
@@ -27,12 +51,52 @@ make_private_root() {
     mkdir "$layers/upper" "$layers/work" "$root"
     mount -t overlay -o "lowerdir=/,upperdir=$layers/upper,workdir=$layers/work" gateway-test "$root"
     mount -t proc proc "$root/proc"
-    mount --rbind /dev "$root/dev"
-    # No systemd here, and none of the host's sockets.
+    make_devices "$root/dev"
+    # None of the host's sockets.
     mount -t tmpfs -o mode=755 gateway-test "$root/run"
     mount -t tmpfs -o mode=1777 gateway-test "$root/tmp"
 }
 
+make_devices() {
+    mount -t tmpfs -o mode=755 gateway-test "$1"
+    for device in null zero full random urandom tty; do
+        : >"$1/$device"
+        mount --bind "/dev/$device" "$1/$device"
+    done
+    mkdir "$1/pts" "$1/shm"
+    mount -t devpts -o newinstance,ptmxmode=666 gateway-test "$1/pts"
+    ln -s pts/ptmx "$1/ptmx"
+    ln -s /proc/self/fd "$1/fd"
+}
+
 inside() {
     chroot "$root" "$@"
+}
+
+boot_systemd() {
+    mount -t sysfs sysfs "$root/sys"
+    mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+    mkdir -p "$root/test"
+    mount --bind "$1" "$root/test"
+    # Only what a service needs, and nothing that this host has enabled.
+    find "$root/etc/systemd/system" -name '*.wants' -exec rm -r {} +
+    rm -f "$root/etc/fstab"
+    ln -sf /dev/null "$root/etc/systemd/system/systemd-udevd.service"
+    : >"$root/etc/machine-id"
+    cat >"$root/etc/systemd/system/test.service" <<EOF
+[Service]
+Type=oneshot
+ExecStart=/test/inside
+ExecStopPost=/bin/sh -c 'systemctl exit --force --force \$EXIT_STATUS'
+StandardOutput=file:/test/log
+StandardError=inherit
+TimeoutStartSec=infinity
+EOF
+    # As root of this mount namespace: systemctl has to see its manager's root.
+    mkdir -p "$root/mnt"
+    cd "$root" || exit 1
+    pivot_root . mnt
+    umount -l /mnt
+    exec env -i container=gateway-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        /lib/systemd/systemd --system --unit=test.service --show-status=no --log-target=null
 }
