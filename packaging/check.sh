@@ -111,13 +111,25 @@ source_words() {
     find src -name '*.rs' -exec sed '/^#\[cfg(test)\]/,$d' {} + | grep -vE '^[[:space:]]*//' | grep -oE "$1" | sort -u
 }
 
+# declared PATTERN: the numbers of the codes that the program declares.
+declared() {
+    sed -n "s/^pub const \($1\): u8 = \([0-9]*\);/\1 \2/p" src/bin/gateway/exit.rs
+}
+
 check_exit_codes() {
-    grep -oE '= ?[0-9]+[,;]|[0-9]+ =>' src/bin/gateway/exit.rs | grep -oE '[0-9]+' | sort -un >"$work/codes"
-    section 'EXIT STATUS' | awk '/^ *Of status/ { exit } { print }' |
+    # 0 needs no declaration.
+    { echo SUCCESS 0; declared '[A-Z_]*' | grep -v '^STATUS_'; } | cut -d' ' -f2 | sort -un >"$work/codes"
+    section 'EXIT STATUS' | sed '/^ *Of status/,$d' |
         grep -oE '^ {7}[0-9]+' | tr -d ' ' | sort -un >"$work/manual-codes"
     same 'manual: exit codes' "$work/codes" "$work/manual-codes"
-    sed -n '/^## Exit codes/,/^## Where/p' README.md | grep -oE '^\| [0-9, ]+ \|' | grep -oE '[0-9]+' | sort -un >"$work/readme-codes"
+    sed -n '/^## Exit codes/,/^## Where/p' README.md |
+        grep -oE '^\| [0-9, ]+ \|' | grep -oE '[0-9]+' | sort -un >"$work/readme-codes"
     same 'README: exit codes' "$work/codes" "$work/readme-codes"
+
+    declared 'STATUS_[A-Z]*' | cut -d' ' -f2 | sort -un >"$work/codes"
+    section 'EXIT STATUS' | sed -n '/^ *Of status/,/^ *Of list/p' | sed 's/Of list.*//' |
+        grep -oE '[0-9]+' | sort -un >"$work/manual-codes"
+    same "manual: status's exit codes" "$work/codes" "$work/manual-codes"
 }
 
 check_environment() {

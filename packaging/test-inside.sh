@@ -219,6 +219,7 @@ units() {
     template
     give_way
     hermes
+    user_twin
     drop_in
     hardened
 }
@@ -272,6 +273,32 @@ hermes() {
     eventually again hermes-gateway 1
     ok 'hermes-gateway: is up again after a crash' held hermes
     ok 'hermes-gateway: stops' systemctl stop hermes-gateway
+}
+
+as_hermes() {
+    setpriv --reuid hermes --regid hermes --clear-groups env -i PATH="$PATH" HOME=/var/lib/hermes \
+        XDG_RUNTIME_DIR=/run/user/hermes "$@"
+}
+
+user_is_up_again() {
+    as_hermes systemctl --user show gateway@mine | grep -qx NRestarts=1 &&
+        as_hermes systemctl --user is-active gateway@mine
+}
+
+# A user's manager, as logind would start it.
+user_twin() {
+    install -d -o hermes -g hermes -m 700 /run/user/hermes
+    systemd-run --quiet --unit=user-manager --uid=hermes --property=Delegate=yes --property=Type=notify \
+        --setenv=HOME=/var/lib/hermes --setenv=XDG_RUNTIME_DIR=/run/user/hermes /lib/systemd/systemd --user
+    as_hermes install -D -m 755 /etc/gateway/service /var/lib/hermes/.config/gateway/mine
+    code 'user: an instance without its executable is refused' 1 as_hermes systemctl --user start gateway@nobody
+    ok 'user: starts' as_hermes systemctl --user start gateway@mine
+    ok 'user: the file lies below the home' [ -s /var/lib/hermes/.local/state/gateway/mine/gateway.pid ]
+    ok "user: the user's shell means the same file" as_hermes gateway -n mine status
+    kill -KILL "$(as_hermes systemctl --user show --property MainPID --value gateway@mine)"
+    eventually user_is_up_again
+    ok 'user: stops' as_hermes systemctl --user stop gateway@mine
+    systemctl stop user-manager
 }
 
 drop_in() {
