@@ -254,6 +254,12 @@ impl Systemd {
         self.read(&format!("/sys/fs/cgroup/system.slice/{unit}/cgroup.procs"))
     }
 
+    /// Stops systemd itself: it hears nothing until the guard is dropped. No `systemctl` meanwhile.
+    pub fn deafen(&self) -> Deaf<'_> {
+        pidfd_send_signal(&self.pidfd, Signal::STOP).expect("a signal to the namespace's init");
+        Deaf(self)
+    }
+
     fn tell_what_happened(&self) {
         let output = self.run([
             "journalctl",
@@ -282,6 +288,15 @@ impl Drop for Systemd {
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
         self.cgroup.remove();
+    }
+}
+
+/// A systemd that does not listen for now.
+pub struct Deaf<'a>(&'a Systemd);
+
+impl Drop for Deaf<'_> {
+    fn drop(&mut self) {
+        let _ = pidfd_send_signal(&self.0.pidfd, Signal::CONT);
     }
 }
 

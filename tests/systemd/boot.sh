@@ -26,7 +26,7 @@ mkdir /etc/systemd/journald.conf.d
 printf '[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nForwardToWall=no\n' \
     >/etc/systemd/journald.conf.d/test.conf
 
-for folder in /var/lib /var/log /home /root; do ours "$folder"; done
+for folder in /var/lib /var/log /home /root /usr/local/bin; do ours "$folder"; done
 for folder in /tmp /var/tmp; do ours "$folder" 1777; done
 
 # Device nodes, but neither the console nor the kernel's log.
@@ -43,6 +43,8 @@ mount --move /run/dev /dev
 
 mount -o remount,bind,ro /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# What systemd sets at boot, for the queue of its notification socket.
+echo 512 >/proc/sys/net/unix/max_dgram_qlen
 # As pid 1, systemd raises limits there, for the whole host.
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys

@@ -5,3 +5,12 @@
 mod harness;
 
 mod boots;
+mod disk;
+mod founding;
+mod identity;
+mod notify;
+mod scene;
+mod shipped;
+mod takeover;
+mod user;
+mod war;

@@ -1,0 +1,173 @@
+//! From a unit to a shell and back, stops, restarts and refusals.
+
+use rustix::process::Signal;
+
+use crate::scene::{
+    assert_ended_well, assert_never_two_payloads, assert_runs_undisturbed, boot, living_payload,
+    new_payload, payload, pid_file, unit,
+};
+
+#[test]
+fn a_takeover_by_hand_and_back_is_told_on_both_sides() {
+    let systemd = boot();
+    let text = unit(
+        "--replace -n web -- /run/test/plain web",
+        "StateDirectory=gateway/web\n",
+    );
+    systemd.units([("web.service", &text)]);
+    systemd.ok(["systemctl", "start", "web"]);
+    let first = payload(&systemd, "web");
+
+    let mut by_hand = systemd.by_hand([
+        "gateway",
+        "run",
+        "--replace",
+        "-n",
+        "web",
+        "--",
+        "/run/test/plain",
+        "web",
+    ]);
+    let second = new_payload(&systemd, "web", &first);
+    assert_ended_well(&systemd, "web.service");
+    let told = by_hand.wait_for_line("systemctl start web.service");
+    assert!(told.contains("web.service"), "{told}");
+    let asked = systemd.journal_line("web", "gateway run --replace -n web");
+    assert!(asked.contains("pid "), "{asked}");
+
+    systemd.ok(["systemctl", "start", "web"]);
+    new_payload(&systemd, "web", &second);
+    let ended = by_hand.wait();
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&ended),
+        Some(15)
+    );
+    by_hand.wait_for_line("web.service");
+    assert_runs_undisturbed(&systemd, "web");
+    assert_never_two_payloads(&systemd, "web");
+}
+
+#[test]
+fn at_its_end_a_run_by_hand_says_again_that_the_unit_is_down() {
+    let systemd = boot();
+    let text = unit(
+        "--replace -n web -- /run/test/plain web",
+        "StateDirectory=gateway/web\n",
+    );
+    systemd.units([("web.service", &text)]);
+    systemd.ok(["systemctl", "start", "web"]);
+    let first = payload(&systemd, "web");
+    let mut by_hand = systemd.by_hand([
+        "gateway",
+        "run",
+        "--replace",
+        "-n",
+        "web",
+        "--",
+        "/run/test/plain",
+        "web",
+    ]);
+    new_payload(&systemd, "web", &first);
+    by_hand.wait_for_line("systemctl start web.service");
+    by_hand.signal(Signal::INT);
+    by_hand.wait();
+    let said = by_hand.stderr();
+    assert_eq!(
+        said.matches("systemctl start web.service").count(),
+        2,
+        "{said}"
+    );
+    assert_ended_well(&systemd, "web.service");
+}
+
+/// Stops and restarts a unit with this payload.
+fn stops_and_restarts_well(kind: &str, options: &str) {
+    let systemd = boot();
+    let arguments = format!("--replace {options} -n web -- /run/test/{kind} web 0");
+    systemd.units([(
+        "web.service",
+        &unit(&arguments, "StateDirectory=gateway/web\n"),
+    )]);
+    systemd.ok(["systemctl", "start", "web"]);
+    let first = payload(&systemd, "web");
+
+    systemd.ok(["systemctl", "restart", "web"]);
+    let second = new_payload(&systemd, "web", &first);
+    assert_runs_undisturbed(&systemd, "web");
+
+    systemd.ok(["systemctl", "stop", "web"]);
+    assert_ended_well(&systemd, "web.service");
+    assert!(!systemd.lives(&second));
+    systemd.ok(["flock", "-n", &pid_file("web"), "true"]);
+    let status = systemd.run(["gateway", "-n", "web", "status"]);
+    assert_eq!(status.status.code(), Some(3), "{status:?}");
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(
+        said.starts_with("free") && said.contains("stopped by pid 1"),
+        "{said}"
+    );
+    assert_never_two_payloads(&systemd, "web");
+}
+
+#[test]
+fn stop_and_restart_are_clean_with_a_payload_that_dies_of_the_signal() {
+    stops_and_restarts_well("plain", "");
+}
+
+#[test]
+fn stop_and_restart_are_clean_with_a_payload_that_ends_well() {
+    stops_and_restarts_well("drain", "");
+}
+
+#[test]
+fn stop_and_restart_are_clean_with_a_payload_that_has_to_be_killed() {
+    stops_and_restarts_well("deaf", "--stop-timeout 300ms");
+}
+
+#[test]
+fn stop_and_restart_leave_no_descendant_in_the_cgroup() {
+    stops_and_restarts_well("forks", "");
+}
+
+#[test]
+fn a_unit_that_does_not_replace_is_refused_once() {
+    let systemd = boot();
+    let text = unit(
+        "-n web -- /run/test/plain web",
+        "StateDirectory=gateway/web\n",
+    );
+    systemd.units([("web.service", &text)]);
+    let mut stray = systemd.by_hand([
+        "gateway",
+        "run",
+        "-n",
+        "web",
+        "--",
+        "/run/test/plain",
+        "web",
+    ]);
+    let strays = payload(&systemd, "web");
+
+    assert!(!systemd.run(["systemctl", "start", "web"]).status.success());
+    // Failed, and not waiting for a restart: no loop.
+    systemd.wait_for("web", "SubState", "failed");
+    let now = systemd.properties("web");
+    assert_eq!(now["ExecMainStatus"], "80");
+    assert_eq!(now["NRestarts"], "0");
+
+    let status = systemd.run(["systemctl", "status", "--no-pager", "web"]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    let refusals: Vec<&str> = status
+        .lines()
+        .filter(|line| line.contains("held by pid"))
+        .collect();
+    assert_eq!(refusals.len(), 1, "{status}");
+    assert!(refusals[0].contains("gateway run -n web"), "{status}");
+
+    assert!(stray.is_running());
+    assert_eq!(living_payload(&systemd, "web"), Some(strays));
+    stray.signal(Signal::TERM);
+    stray.wait();
+    systemd.ok(["systemctl", "start", "web"]);
+    assert_never_two_payloads(&systemd, "web");
+}
