@@ -1,0 +1,97 @@
+//! One error type: what was tried, on what, why it failed, and what to do about it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+/// Where a failure belongs, for a caller that wants to tell them apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The pid file cannot be used: its path, type, permissions, room, or no locking there.
+    PidFile,
+    /// The command does not exist.
+    CommandNotFound,
+    /// The command exists and cannot be executed.
+    CommandNotExecutable,
+    /// The system refused something that this crate cannot do without.
+    System,
+}
+
+/// What was tried, on which object, and why it failed.
+///
+/// That somebody else holds the lock is not an error but an answer: see `Attempt` and `Outcome`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Error {
+    kind: ErrorKind,
+    what: String,
+    cause: Option<io::Error>,
+    advice: Option<String>,
+}
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            cause: None,
+            advice: None,
+        }
+    }
+
+    pub(crate) fn pid_file(action: &str, path: &Path) -> Self {
+        Self::new(ErrorKind::PidFile, format!("{action} {}", path.display()))
+    }
+
+    pub(crate) fn system(what: impl Into<String>) -> Self {
+        Self::new(ErrorKind::System, what)
+    }
+
+    pub(crate) fn because(mut self, cause: impl Into<io::Error>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+
+    /// Which of the few ways to fail this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What to do about it, if that can be said: a sentence without a full stop.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.advice.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(cause) = &self.cause {
+            write!(f, ": {cause}")?;
+        }
+        if let Some(advice) = &self.advice {
+            write!(f, "; {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.cause
+            .as_ref()
+            .map(|cause| cause as &(dyn StdError + 'static))
+    }
+}

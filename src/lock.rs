@@ -1,0 +1,567 @@
+//! The flock: open the pid file, try the lock, check that the path still names the file.
+//!
+//! The file is never unlinked, renamed or truncated before the lock is held.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::record::{Contents, MAX_SIZE, printable};
+use crate::{Error, Result, sys};
+
+/// A file's identity on this machine while it exists: device and inode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FileId {
+    /// `st_dev`
+    pub dev: u64,
+    /// `st_ino`
+    pub inode: u64,
+}
+
+impl FileId {
+    /// The file at a path, symbolic links followed.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self::of(&rustix::fs::stat(path)?))
+    }
+
+    pub(crate) fn of(stat: &rustix::fs::Stat) -> Self {
+        Self {
+            dev: stat.st_dev,
+            inode: stat.st_ino,
+        }
+    }
+}
+
+/// What stands at a path compared with a file that is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AtPath {
+    /// That very file.
+    Same,
+    /// Something else.
+    Other,
+    /// Nothing.
+    Missing,
+}
+
+/// The pid file, open for reading and writing, not locked by us.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    id: FileId,
+    path: PathBuf,
+}
+
+/// The pid file with the exclusive lock on our open file description.
+///
+/// Closing frees it; there is no other way, because unlocking explicitly would also free it for a
+/// description that somebody inherited.
+#[derive(Debug)]
+pub struct Locked(OpenFile);
+
+/// The answer to an attempt.
+#[derive(Debug)]
+pub enum Try {
+    /// The lock is ours.
+    Locked(Locked),
+    /// Another open file description has one.
+    Busy(OpenFile),
+}
+
+impl OpenFile {
+    /// Opens the pid file read-write, and creates it and its directory where there is none.
+    ///
+    /// First without `O_CREAT`: with it, `fs.protected_regular` refuses even root an existing file
+    /// of another user in a sticky directory (proc_sys_fs(5)). Never follows a symbolic link at the
+    /// last component, never blocks.
+    ///
+    /// # Errors
+    /// `ErrorKind::PidFile`: missing permissions, not a regular file, an executable or large file
+    /// (a mistyped path must not cost anybody a program), no file system to write to.
+    pub fn open_or_create(path: &Path) -> Result<Self> {
+        // Each round lost means that somebody else made or removed the file in between.
+        for _ in 0..1000 {
+            match open(path, OFlags::RDWR) {
+                Err(Errno::NOENT) => {}
+                other => return Self::checked(other, path, "cannot open"),
+            }
+            create_directories(path)?;
+            match create(path) {
+                Err(Errno::EXIST | Errno::NOENT) => {}
+                other => return Self::checked(other, path, "cannot create"),
+            }
+        }
+        Err(Error::pid_file("cannot open", path)
+            .because(Errno::AGAIN)
+            .advise("somebody removes it all the time"))
+    }
+
+    /// Opens an existing pid file for reading only. `None`: there is none.
+    ///
+    /// # Errors
+    /// As `open_or_create`.
+    pub fn open_existing(path: &Path) -> Result<Option<Self>> {
+        match open(path, OFlags::RDONLY) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            other => Self::checked(other, path, "cannot open").map(Some),
+        }
+    }
+
+    fn checked(opened: Result<File, Errno>, path: &Path, action: &str) -> Result<Self> {
+        let file = opened.map_err(|errno| explain(action, path, errno))?;
+        let stat = rustix::fs::fstat(&file)
+            .map_err(|errno| Error::pid_file("cannot stat", path).because(errno))?;
+        refuse_unlikely(path, &stat)?;
+        let path = canonical_path(file.as_fd(), path)?;
+        Ok(Self {
+            file,
+            id: FileId::of(&stat),
+            path,
+        })
+    }
+
+    /// Tries the lock. Never waits.
+    ///
+    /// # Errors
+    /// Every errno of `flock(2)` but "would block" and "interrupted": without a lock nothing runs.
+    pub fn try_lock(self) -> Result<Try> {
+        match sys::try_flock(&self.file) {
+            Ok(true) => Ok(Try::Locked(Locked(self))),
+            Ok(false) => Ok(Try::Busy(self)),
+            Err(error) => Err(self.cannot_lock(error)),
+        }
+    }
+
+    /// Whether somebody has the exclusive lock, asked by taking a shared one for an instant.
+    ///
+    /// # Errors
+    /// As `try_lock`.
+    pub fn is_locked(&self) -> Result<bool> {
+        let Ok(probe) = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd())) else {
+            return Ok(true); // cannot tell: the careful answer
+        };
+        sys::try_flock_shared(&probe)
+            .map(|free| !free)
+            .map_err(|error| self.cannot_lock(error))
+    }
+
+    fn cannot_lock(&self, error: io::Error) -> Error {
+        Error::pid_file("cannot lock", &self.path)
+            .because(error)
+            .advise(
+                "this file system may have no flock: put the pid file on a local one, with -f PATH",
+            )
+    }
+
+    /// Reads what is written. Not locked, and so possibly torn: see [`OpenFile::read_settled`].
+    ///
+    /// # Errors
+    /// Reading fails (EIO and the like).
+    pub fn read(&self) -> Result<Contents> {
+        Ok(Contents::decode(&self.bytes()?))
+    }
+
+    /// Reads until it makes sense, a few times: the writer may be in the middle of it.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn read_settled(&self) -> Result<Contents> {
+        for _ in 0..5 {
+            match self.read()? {
+                Contents::Unreadable => std::thread::yield_now(),
+                settled => return Ok(settled),
+            }
+        }
+        self.read()
+    }
+
+    /// The bytes as they are, no more than a pid file may have.
+    ///
+    /// # Errors
+    /// Reading fails.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; 4096];
+        let mut length = 0;
+        loop {
+            match self.file.read_at(&mut bytes[length..], length as u64) {
+                Ok(0) => break,
+                Ok(read) => length += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::pid_file("cannot read", &self.path).because(error)),
+            }
+            if length == bytes.len() {
+                if bytes.len() as u64 > MAX_SIZE {
+                    break;
+                }
+                bytes.resize(bytes.len() * 4, 0);
+            }
+        }
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// Compares what is at the path now with this file.
+    ///
+    /// # Errors
+    /// The path cannot be looked at, for another reason than its being gone.
+    pub fn at_path(&self) -> Result<AtPath> {
+        match rustix::fs::lstat(&self.path) {
+            Ok(stat) if FileId::of(&stat) == self.id => Ok(AtPath::Same),
+            Ok(_) => Ok(AtPath::Other),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(AtPath::Missing),
+            Err(errno) => Err(Error::pid_file("cannot look at", &self.path).because(errno)),
+        }
+    }
+
+    /// Whether there is room for `length` bytes, as far as the file system tells without writing.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn check_room(&self, length: u64) -> Result<()> {
+        let cannot = |errno: Errno| Error::pid_file("cannot write", &self.path).because(errno);
+        let stat = rustix::fs::fstat(&self.file).map_err(cannot)?;
+        // What is allocated is overwritten in place. st_blocks counts 512 bytes each (stat(2)).
+        if stat.st_blocks.unsigned_abs() * 512 >= length && stat.st_size > 0 {
+            return Ok(());
+        }
+        let room = rustix::fs::fstatvfs(&self.file).map_err(cannot)?;
+        // Some file systems know no number of blocks and say 0 of 0.
+        if room.f_blocks > 0
+            && room.f_bavail == 0
+            && (room.f_bfree == 0 || !rustix::process::geteuid().is_root())
+        {
+            return Err(cannot(Errno::NOSPC).advise("make room on that file system"));
+        }
+        Ok(())
+    }
+
+    /// The file's identity.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Its path in canonical form: what the kernel prints of our descriptor.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The record in it, if it is one and names this very file.
+    #[must_use]
+    pub fn names_itself(&self, contents: &Contents) -> bool {
+        contents
+            .record()
+            .is_some_and(|record| record.names(&self.path, self.id.dev, self.id.inode))
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Locked {
+    /// Writes the whole contents: one positioned write, then cut to length, so that no reader ever
+    /// meets an empty file.
+    ///
+    /// # Errors
+    /// No room, no permission any more, a broken disk.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        let cannot = |error: io::Error| {
+            let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+            let told = Error::pid_file("cannot write", &self.0.path).because(error);
+            if full {
+                told.advise("make room on that file system")
+            } else {
+                told
+            }
+        };
+        self.0.file.write_all_at(bytes, 0).map_err(cannot)?;
+        self.0.file.set_len(bytes.len() as u64).map_err(cannot)
+    }
+
+    /// Lets the descriptor be inherited, for a command that replaces this process.
+    ///
+    /// # Errors
+    /// `fcntl(2)` fails.
+    pub fn inherit(&self) -> io::Result<()> {
+        Ok(rustix::io::fcntl_setfd(
+            &self.0.file,
+            rustix::io::FdFlags::empty(),
+        )?)
+    }
+}
+
+impl std::ops::Deref for Locked {
+    type Target = OpenFile;
+
+    fn deref(&self) -> &OpenFile {
+        &self.0
+    }
+}
+
+fn open(path: &Path, access: OFlags) -> Result<File, Errno> {
+    // A device may do something when it is opened, so it is looked at first.
+    let stat = rustix::fs::lstat(path)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device() {
+        return Err(Errno::NXIO);
+    }
+    let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    retry(|| rustix::fs::open(path, flags, Mode::empty())).map(File::from)
+}
+
+fn create(path: &Path) -> Result<File, Errno> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = File::from(retry(|| rustix::fs::open(path, flags, mode))?);
+    // An odd umask may have taken our own bits: 0600 means 0600.
+    if rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_mode & 0o777 != 0o600) {
+        rustix::fs::fchmod(&file, mode)?;
+    }
+    Ok(file)
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Where the system's own gateways keep their pid files.
+pub const SYSTEM_PLACE: &str = "/var/lib/gateway";
+
+/// Makes the missing directories: open to all below `/var/lib/gateway`, private elsewhere.
+fn create_directories(path: &Path) -> Result<()> {
+    let Some(directory) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    else {
+        return Ok(());
+    };
+    let mode = if directory.starts_with(SYSTEM_PLACE) {
+        0o755
+    } else {
+        0o700
+    };
+    let mut missing: Vec<&Path> = directory
+        .ancestors()
+        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
+        .collect();
+    while let Some(next) = missing.pop() {
+        match rustix::fs::mkdir(next, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(explain("cannot create the directory", next, errno)),
+        }
+        // Whatever the umask: a directory of the system that others cannot pass would hide it.
+        let _ = rustix::fs::chmod(next, Mode::from_raw_mode(mode));
+    }
+    Ok(())
+}
+
+/// What our descriptor is called by the kernel, so that two spellings of one path are one path.
+fn canonical_path(fd: BorrowedFd<'_>, typed: &Path) -> Result<PathBuf> {
+    let link =
+        std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|error| {
+            Error::system(format!(
+                "cannot read /proc/self/fd, to find the real path of {}",
+                typed.display()
+            ))
+            .because(error)
+            .advise("the lock's holder is proven by /proc: mount it (mount -t proc proc /proc)")
+        })?;
+    // Removed since it was opened: the comparison after locking finds that out.
+    Ok(
+        match link
+            .as_os_str()
+            .to_str()
+            .and_then(|text| text.strip_suffix(" (deleted)"))
+        {
+            Some(before) => PathBuf::from(before),
+            None => link,
+        },
+    )
+}
+
+fn refuse_unlikely(path: &Path, stat: &rustix::fs::Stat) -> Result<()> {
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    let advice = "name another path with -f PATH, or an instance with -n NAME";
+    if !kind.is_file() {
+        let what = describe(kind);
+        return Err(Error::pid_file("cannot use", path)
+            .because(io::Error::other(what))
+            .advise(advice));
+    }
+    if stat.st_mode & 0o111 != 0 {
+        return Err(Error::pid_file("will not use", path)
+            .because(io::Error::other("it is executable, and no pid file is"))
+            .advise(advice));
+    }
+    if stat.st_size.unsigned_abs() > MAX_SIZE {
+        return Err(Error::pid_file("will not use", path)
+            .because(io::Error::other(
+                "it is larger than 64 KiB, and no pid file is",
+            ))
+            .advise(advice));
+    }
+    Ok(())
+}
+
+fn describe(kind: rustix::fs::FileType) -> &'static str {
+    use rustix::fs::FileType;
+    match kind {
+        FileType::Directory => "it is a directory, not a regular file",
+        FileType::Fifo => "it is a named pipe, not a regular file",
+        FileType::Socket => "it is a socket, not a regular file",
+        FileType::CharacterDevice | FileType::BlockDevice => "it is a device, not a regular file",
+        FileType::Symlink => "it is a symbolic link, not a regular file",
+        _ => "it is not a regular file",
+    }
+}
+
+/// An errno of opening or making something, with what is known about the object.
+fn explain(action: &str, path: &Path, errno: Errno) -> Error {
+    if let Ok(stat) = rustix::fs::lstat(path) {
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        if !kind.is_file() && !matches!(errno, Errno::ACCESS | Errno::PERM) {
+            return Error::pid_file("cannot use", path)
+                .because(io::Error::other(describe(kind)))
+                .advise("name another path with -f PATH, or an instance with -n NAME");
+        }
+        if matches!(errno, Errno::ACCESS | Errno::PERM) {
+            return Error::pid_file(action, path).because(errno).advise(format!(
+                "it belongs to {}, mode {:04o}; run as that user, or name another path with -f PATH",
+                crate::place::user_name(stat.st_uid),
+                stat.st_mode & 0o7777
+            ));
+        }
+    }
+    let error = Error::pid_file(action, path).because(errno);
+    match errno {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => match nearest_existing(path) {
+            Some((directory, owner)) => error.advise(format!(
+                "{} belongs to {owner}; make {} writable for this user, or name another path with -f PATH",
+                directory,
+                printable(path.parent().unwrap_or(path).as_os_str())
+            )),
+            None => error,
+        },
+        Errno::NOTDIR => error.advise("a part of that path is a file, not a directory; name another path with -f PATH"),
+        Errno::NOSPC | Errno::DQUOT => error.advise("make room on that file system"),
+        Errno::NAMETOOLONG => error.advise("name a shorter path with -f PATH"),
+        _ => error,
+    }
+}
+
+fn nearest_existing(path: &Path) -> Option<(String, String)> {
+    path.ancestors().skip(1).find_map(|directory| {
+        let stat = rustix::fs::stat(directory).ok()?;
+        Some((
+            printable(directory.as_os_str()),
+            crate::place::user_name(stat.st_uid),
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn locked(path: &Path) -> Locked {
+        match OpenFile::open_or_create(path).unwrap().try_lock().unwrap() {
+            Try::Locked(locked) => locked,
+            Try::Busy(_) => panic!("somebody has {}", path.display()),
+        }
+    }
+
+    #[test]
+    fn a_new_file_is_private_and_its_directories_are_made() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("a/b/gateway.pid");
+        let lock = locked(&path);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            std::fs::metadata(path.parent().unwrap())
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o700
+        );
+        assert_eq!(lock.at_path().unwrap(), AtPath::Same);
+        std::fs::rename(&path, room.path().join("elsewhere")).unwrap();
+        assert_eq!(lock.at_path().unwrap(), AtPath::Missing);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(lock.at_path().unwrap(), AtPath::Other);
+    }
+
+    #[test]
+    fn busy_is_an_answer_and_closing_frees() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let first = locked(&path);
+        let second = OpenFile::open_or_create(&path).unwrap();
+        assert!(second.is_locked().unwrap());
+        let Try::Busy(second) = second.try_lock().unwrap() else {
+            panic!("two locks")
+        };
+        drop(first);
+        assert!(!second.is_locked().unwrap());
+        assert!(matches!(second.try_lock().unwrap(), Try::Locked(_)));
+    }
+
+    #[test]
+    fn a_shorter_write_leaves_no_tail() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let lock = locked(&path);
+        lock.write(&[b'x'; 9000]).unwrap();
+        assert_eq!(lock.bytes().unwrap().len(), 9000);
+        lock.write(b"12\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"12\n");
+    }
+
+    #[test]
+    fn what_no_pid_file_can_be_is_refused_and_untouched() {
+        let room = tempfile::tempdir().unwrap();
+        let at = |name: &str| room.path().join(name);
+        std::fs::create_dir(at("directory")).unwrap();
+        std::os::unix::fs::symlink(at("target"), at("link")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("fifo"),
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        std::fs::write(at("program"), "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(at("program"), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(at("large"), vec![b'1'; 70_000]).unwrap();
+        for (name, word) in [
+            ("directory", "directory"),
+            ("link", "symbolic link"),
+            ("fifo", "named pipe"),
+            ("program", "executable"),
+            ("large", "64 KiB"),
+        ] {
+            let error = OpenFile::open_or_create(&at(name)).unwrap_err();
+            assert!(error.to_string().contains(word), "{name}: {error}");
+            assert_eq!(error.kind(), crate::ErrorKind::PidFile);
+        }
+        assert!(!at("target").exists());
+        assert_eq!(std::fs::metadata(at("large")).unwrap().len(), 70_000);
+    }
+}

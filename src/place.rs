@@ -1,0 +1,334 @@
+//! Where a pid file lies: the same words must mean the same file from a shell, a unit and cron.
+//!
+//! XDG variables are not read, because only some of those have them.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::lock::SYSTEM_PLACE;
+use crate::{Error, ErrorKind, Result};
+
+/// The file's name in its directory.
+pub const FILE_NAME: &str = "gateway.pid";
+
+/// Names the pid file where neither a path nor a name is given.
+pub const PID_FILE_VARIABLE: &str = "GATEWAY_PID_FILE";
+
+/// Names the directory of all pid files.
+pub const STATE_DIR_VARIABLE: &str = "GATEWAY_STATE_DIR";
+
+/// What the caller said about the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Choice {
+    /// This path.
+    Path(PathBuf),
+    /// The instance of this name.
+    Name(Name),
+    /// Nothing: the environment or the default decides.
+    Default,
+}
+
+/// An instance's name: letters, digits, `.`, `_`, `-`, `@`, `:`, not starting with `.`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Name(String);
+
+impl Name {
+    /// Checks a name.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte);
+        let sound = !text.is_empty()
+            && !text.starts_with('.')
+            && text.len() <= 255
+            && text.bytes().all(allowed);
+        sound.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What decides, apart from the choice: an argument, so that it can be tried.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// `$GATEWAY_PID_FILE`
+    pub pid_file: Option<OsString>,
+    /// `$GATEWAY_STATE_DIR`
+    pub state_dir: Option<OsString>,
+    /// `$HOME`
+    pub home: Option<OsString>,
+    /// Our effective uid.
+    pub uid: u32,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        Self {
+            pid_file: std::env::var_os(PID_FILE_VARIABLE),
+            state_dir: std::env::var_os(STATE_DIR_VARIABLE),
+            home: std::env::var_os("HOME"),
+            uid: rustix::process::geteuid().as_raw(),
+        }
+    }
+
+    /// The absolute path of the pid file.
+    ///
+    /// # Errors
+    /// A path of the environment is not absolute; there is no home; no current directory.
+    pub fn pid_file(&self, choice: &Choice) -> Result<PathBuf> {
+        match (choice, &self.pid_file) {
+            (Choice::Path(path), _) => absolute(path),
+            (Choice::Name(name), _) => {
+                Ok(self.place(Some(name))?.join(name.as_str()).join(FILE_NAME))
+            }
+            (Choice::Default, Some(path)) => from_variable(PID_FILE_VARIABLE, path),
+            (Choice::Default, None) => Ok(self.place(None)?.join(FILE_NAME)),
+        }
+    }
+
+    /// The directory of this user's pid files, for the given name.
+    ///
+    /// # Errors
+    /// As `pid_file`.
+    pub fn place(&self, name: Option<&Name>) -> Result<PathBuf> {
+        if let Some(directory) = &self.state_dir {
+            return from_variable(STATE_DIR_VARIABLE, directory);
+        }
+        let system = Path::new(SYSTEM_PLACE);
+        let ours = |name: &Name| owner(&system.join(name.as_str())) == Some(self.uid);
+        if self.uid == 0 || name.is_some_and(ours) {
+            return Ok(system.to_path_buf());
+        }
+        Ok(self.home()?.join(".local/state/gateway"))
+    }
+
+    fn home(&self) -> Result<PathBuf> {
+        let passwd = passwd_of(self.uid)
+            .map(|entry| entry.home)
+            .filter(|home| home.is_absolute());
+        let variable = || {
+            self.home
+                .as_ref()
+                .map(PathBuf::from)
+                .filter(|home| self.owns(home))
+        };
+        passwd.or_else(variable).ok_or_else(|| {
+            Error::new(
+                ErrorKind::PidFile,
+                format!(
+                    "no place for the pid file: user {} has no home directory",
+                    self.uid
+                ),
+            )
+            .advise("name one with -f PATH, or set GATEWAY_STATE_DIR to a directory of this user")
+        })
+    }
+
+    fn owns(&self, home: &Path) -> bool {
+        home.is_absolute() && owner(home) == Some(self.uid)
+    }
+}
+
+fn owner(path: &Path) -> Option<u32> {
+    Some(std::fs::metadata(path).ok()?.uid())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return Err(
+            Error::new(ErrorKind::PidFile, "the pid file's path is empty")
+                .advise("name one with -f PATH"),
+        );
+    }
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(Error::new(
+            ErrorKind::PidFile,
+            format!("{} names a directory, not a pid file", path.display()),
+        )
+        .advise(format!("did you mean {}?", path.join(FILE_NAME).display())));
+    }
+    std::path::absolute(path)
+        .map_err(|error| Error::pid_file("cannot make absolute:", path).because(error))
+}
+
+fn from_variable(variable: &str, value: &OsStr) -> Result<PathBuf> {
+    let path = PathBuf::from(value);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    let value = crate::record::printable(value);
+    Err(Error::new(
+        ErrorKind::PidFile,
+        format!("{variable} is not an absolute path: {value:?}"),
+    )
+    .advise(format!("set it to an absolute path, or unset {variable}")))
+}
+
+/// A user, as `/etc/passwd` knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct User {
+    /// The login name.
+    pub name: OsString,
+    /// The home directory.
+    pub home: PathBuf,
+}
+
+/// The user's name, or its number where it has none here.
+#[must_use]
+pub fn user_name(uid: u32) -> String {
+    passwd_of(uid).map_or_else(
+        || format!("uid {uid}"),
+        |entry| crate::record::printable(&entry.name),
+    )
+}
+
+/// The line of a user in `/etc/passwd`.
+#[must_use]
+pub fn passwd_of(uid: u32) -> Option<User> {
+    parse_passwd(
+        &crate::process::read_bounded("/etc/passwd", 4 << 20).ok()?,
+        uid,
+    )
+}
+
+/// The first line of this uid in the form of passwd(5).
+#[must_use]
+pub fn parse_passwd(bytes: &[u8], uid: u32) -> Option<User> {
+    bytes.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let name = fields.next()?;
+        let number: u32 = std::str::from_utf8(fields.nth(1)?).ok()?.parse().ok()?;
+        let home = fields.nth(2)?;
+        let user = || User {
+            name: OsString::from_vec(name.to_vec()),
+            home: PathBuf::from(OsString::from_vec(home.to_vec())),
+        };
+        (number == uid && !name.is_empty()).then(user)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn nobody() -> Surroundings {
+        Surroundings {
+            pid_file: None,
+            state_dir: None,
+            home: None,
+            uid: 4_000_000_000,
+        }
+    }
+
+    #[test]
+    fn names_are_names() {
+        for good in ["hermes", "a", "web@1:2", "x.y_z-9"] {
+            assert!(Name::new(good).is_some(), "{good}");
+        }
+        for bad in ["", ".", "..", ".x", "a/b", "a b", "ä", "a\n", "a\0"] {
+            assert!(Name::new(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_choice_beats_the_environment_which_beats_the_default() {
+        let said = Surroundings {
+            pid_file: Some("/e/f".into()),
+            state_dir: Some("/s".into()),
+            ..nobody()
+        };
+        let path = |choice| said.pid_file(&choice).unwrap();
+        assert_eq!(path(Choice::Path("/a/b".into())), Path::new("/a/b"));
+        assert_eq!(
+            path(Choice::Name(Name::new("n").unwrap())),
+            Path::new("/s/n/gateway.pid")
+        );
+        assert_eq!(path(Choice::Default), Path::new("/e/f"));
+        let unsaid = Surroundings {
+            pid_file: None,
+            ..said
+        };
+        assert_eq!(
+            unsaid.pid_file(&Choice::Default).unwrap(),
+            Path::new("/s/gateway.pid")
+        );
+    }
+
+    #[test]
+    fn root_uses_the_system_place() {
+        let root = Surroundings { uid: 0, ..nobody() };
+        assert_eq!(
+            root.pid_file(&Choice::Default).unwrap(),
+            Path::new("/var/lib/gateway/gateway.pid")
+        );
+    }
+
+    #[test]
+    fn a_relative_variable_is_refused_with_its_name() {
+        let said = Surroundings {
+            pid_file: Some("x".into()),
+            ..nobody()
+        };
+        assert!(
+            said.pid_file(&Choice::Default)
+                .unwrap_err()
+                .to_string()
+                .contains("GATEWAY_PID_FILE")
+        );
+        let said = Surroundings {
+            state_dir: Some("".into()),
+            ..nobody()
+        };
+        assert!(
+            said.pid_file(&Choice::Default)
+                .unwrap_err()
+                .to_string()
+                .contains("GATEWAY_STATE_DIR")
+        );
+    }
+
+    #[test]
+    fn no_home_is_said_with_what_to_type() {
+        let error = nobody().pid_file(&Choice::Default).unwrap_err().to_string();
+        assert!(
+            error.contains("no home") && error.contains("-f PATH"),
+            "{error}"
+        );
+        let foreign = Surroundings {
+            home: Some("/".into()),
+            ..nobody()
+        };
+        assert!(
+            foreign.pid_file(&Choice::Default).is_err(),
+            "a home that is not ours"
+        );
+    }
+
+    #[test]
+    fn passwd_lines_are_read_by_number() {
+        let file = b"root:x:0:0:root:/root:/bin/sh\nbroken\n+::::::\nme:x:7:7::/home/me:/bin/sh\nalias:x:7:7::/x:\n";
+        assert_eq!(
+            parse_passwd(file, 7),
+            Some(User {
+                name: "me".into(),
+                home: "/home/me".into()
+            })
+        );
+        assert_eq!(parse_passwd(file, 8), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_passwd_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..500), uid in any::<u32>()) {
+            let _ = parse_passwd(&bytes, uid);
+        }
+    }
+}

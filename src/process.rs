@@ -1,0 +1,596 @@
+//! Who a process is, whether it lives, and how to signal it without hitting somebody else.
+//!
+//! A pid is not an identity: the kernel hands the number out again. Here a process is a pid with
+//! its start time and the boot it belongs to, and a signal goes through a pidfd
+//! (`pidfd_open(2)`), which stays with the process it was opened on.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+/// A process id: a positive number, and no more than a hint.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i32")]
+pub struct Pid(i32);
+
+impl Pid {
+    /// The first process of a pid namespace.
+    pub const INIT: Self = Self(1);
+
+    /// A pid from a number, if it can be one.
+    #[must_use]
+    pub fn new(number: i64) -> Option<Self> {
+        i32::try_from(number)
+            .ok()
+            .filter(|number| *number > 0)
+            .map(Self)
+    }
+
+    /// This process.
+    #[must_use]
+    pub fn this() -> Self {
+        Self(rustix::process::getpid().as_raw_nonzero().get())
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> i32 {
+        self.0
+    }
+
+    fn raw(self) -> rustix::process::Pid {
+        rustix::process::Pid::from_raw(self.0).expect("a Pid is positive")
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl TryFrom<i64> for Pid {
+    type Error = &'static str;
+
+    fn try_from(number: i64) -> Result<Self, Self::Error> {
+        Self::new(number).ok_or("not a pid")
+    }
+}
+
+impl From<Pid> for i32 {
+    fn from(pid: Pid) -> Self {
+        pid.0
+    }
+}
+
+/// A signal by its number, with the names people type.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Signal(i32);
+
+macro_rules! signals {
+    ($($name:ident = $number:ident),* $(,)?) => {
+        #[allow(missing_docs, reason = "the names are the kernel's: signal(7)")]
+        impl Signal {
+            $(pub const $name: Self = Self(libc::$number);)*
+            const NAMES: &'static [(&'static str, i32)] = &[$((stringify!($name), libc::$number)),*];
+        }
+    };
+}
+
+signals! {
+    HUP = SIGHUP, INT = SIGINT, QUIT = SIGQUIT, ILL = SIGILL, TRAP = SIGTRAP, ABRT = SIGABRT,
+    BUS = SIGBUS, FPE = SIGFPE, KILL = SIGKILL, USR1 = SIGUSR1, SEGV = SIGSEGV, USR2 = SIGUSR2,
+    PIPE = SIGPIPE, ALRM = SIGALRM, TERM = SIGTERM, CHLD = SIGCHLD, CONT = SIGCONT, STOP = SIGSTOP,
+    TSTP = SIGTSTP, TTIN = SIGTTIN, TTOU = SIGTTOU, URG = SIGURG, XCPU = SIGXCPU, XFSZ = SIGXFSZ,
+    VTALRM = SIGVTALRM, PROF = SIGPROF, WINCH = SIGWINCH, IO = SIGIO, PWR = SIGPWR, SYS = SIGSYS,
+}
+
+impl Signal {
+    /// A signal by number, if it has a name here.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        Self::NAMES
+            .iter()
+            .find(|(_, known)| *known == number)
+            .map(|_| Self(number))
+    }
+
+    /// What a child died of, real-time signals included.
+    pub(crate) fn from_wait(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// A signal by name (`TERM`, `SIGTERM`, in any case) or number.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(number) = text.parse() {
+            return Self::from_number(number);
+        }
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        Self::NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, number)| Self(*number))
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        self.0
+    }
+
+    fn raw(self) -> rustix::process::Signal {
+        rustix::process::Signal::from_named_raw(self.0).expect("every name here is rustix's too")
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Self::NAMES.iter().find(|(_, number)| *number == self.0) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(f, "signal {}", self.0),
+        }
+    }
+}
+
+/// A process that cannot be mistaken for another one that gets its number later.
+///
+/// While the pidfd is open, the pid it was opened on is checked by looking at the process
+/// *after* opening it: what is then seen under that number is the pinned process or nothing.
+#[derive(Debug)]
+pub struct Pinned {
+    pid: Pid,
+    fd: OwnedFd,
+}
+
+impl Pinned {
+    /// Opens a pidfd. `None`: there is no such process (or it is a thread's number).
+    pub fn open(pid: Pid) -> io::Result<Option<Self>> {
+        match pidfd_open(pid.raw(), PidfdFlags::empty()) {
+            Ok(fd) => Ok(Some(Self { pid, fd })),
+            // EINVAL and ENOENT: the number is a thread's, not a process's (pidfd_open(2)).
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same pidfd once more.
+    #[must_use]
+    pub fn duplicate(&self) -> Option<Self> {
+        Some(Self {
+            pid: self.pid,
+            fd: self.fd.try_clone().ok()?,
+        })
+    }
+
+    /// The pid it was opened on.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Whether the process has ended, all its threads included. Never waits.
+    #[must_use]
+    pub fn exited(&self) -> bool {
+        let mut fds = [rustix::event::PollFd::new(
+            &self.fd,
+            rustix::event::PollFlags::IN,
+        )];
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
+    }
+
+    /// Sends a signal (`pidfd_send_signal(2)`).
+    ///
+    /// # Errors
+    /// EPERM: not ours to signal. ESRCH: it has ended.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.fd, signal.raw())?)
+    }
+
+    /// Whether this process may signal it: EPERM is the only "no".
+    ///
+    /// Signal 0 tests the permission without sending anything (`kill(2)`).
+    #[must_use]
+    pub fn may_signal(&self) -> bool {
+        crate::sys::test_signal(self.fd.as_fd()).is_ok_and(|allowed| allowed)
+    }
+}
+
+impl AsFd for Pinned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A line of `/proc/PID/stat`, as far as it is used here (`proc_pid_stat(5)`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stat {
+    /// The process.
+    pub pid: Pid,
+    /// Its name, at most 15 bytes, chosen by itself.
+    pub name: OsString,
+    /// R, S, D, T, t, Z, X, …
+    pub state: u8,
+    /// Its parent; 0 for a namespace's first process.
+    pub parent: i32,
+    /// Its controlling terminal's device number; 0: none.
+    pub terminal: i64,
+    /// The kernel's PF_ flags.
+    pub flags: u64,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// PF_EXITING of the kernel's `include/linux/sched.h`.
+const PF_EXITING: u64 = 0x4;
+
+impl Stat {
+    /// Reads the line of one process; `None` where there is none, or not for us to read.
+    #[must_use]
+    pub fn of(pid: Pid) -> Option<Self> {
+        Self::parse(&read_small(&format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Reads our own.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted or not readable.
+    pub fn of_this() -> crate::Result<Self> {
+        let bytes = read_small("/proc/self/stat").map_err(|error| {
+            crate::Error::system("cannot read /proc/self/stat")
+                .because(error)
+                .advise("the lock's holder is proven by /proc: mount it (mount -t proc proc /proc)")
+        })?;
+        Self::parse(&bytes).ok_or_else(|| crate::Error::system("cannot understand /proc/self/stat"))
+    }
+
+    /// Parses the line. The name may hold anything, `)` included: it ends at the last one.
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let open = line.iter().position(|byte| *byte == b'(')?;
+        let close = line.iter().rposition(|byte| *byte == b')')?;
+        let name = line.get(open + 1..close)?;
+        let pid = std::str::from_utf8(line.get(..open)?)
+            .ok()?
+            .trim_end()
+            .parse()
+            .ok()?;
+        let rest = std::str::from_utf8(line.get(close + 1..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // proc_pid_stat(5) counts from 1; the first after the name is field 3.
+        let field = |number: usize| fields.get(number - 3).copied();
+        Some(Self {
+            pid: Pid::new(pid)?,
+            name: OsStr::from_bytes(name).to_os_string(),
+            state: *field(3)?.as_bytes().first()?,
+            parent: field(4)?.parse().ok()?,
+            terminal: field(7)?.parse().ok()?,
+            flags: field(9)?.parse().ok()?,
+            start_time: field(22)?.parse().ok()?,
+        })
+    }
+
+    /// Dead, and not yet collected by its parent.
+    #[must_use]
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+
+    /// On its way out: it has lost its memory, and keeps its descriptors for a while.
+    #[must_use]
+    pub fn is_exiting(&self) -> bool {
+        self.flags & PF_EXITING != 0
+    }
+
+    /// Stopped by a signal or a tracer.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+}
+
+/// The kernel's id of this boot: without it a start time says nothing after a reboot.
+///
+/// # Errors
+/// `/proc` is not mounted or not readable.
+pub fn boot_id() -> crate::Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let bytes = read_small(path)
+        .map_err(|error| crate::Error::system(format!("cannot read {path}")).because(error))?;
+    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+/// The command line, as its arguments; empty for a kernel thread, a zombie or a stranger's.
+#[must_use]
+pub fn argv(pid: Pid) -> Vec<OsString> {
+    let bytes = read_bounded(&format!("/proc/{pid}/cmdline"), 64 * 1024).unwrap_or_default();
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    bytes
+        .split(|byte| *byte == 0)
+        .map(|argument| OsString::from_vec(argument.to_vec()))
+        .collect()
+}
+
+/// The environment it was started with, as far as it may be read.
+#[derive(Debug, Default)]
+pub struct Environ(Vec<u8>);
+
+impl Environ {
+    /// Reads it. `None`: not for us to read, or the process is on its way out.
+    #[must_use]
+    pub fn of(pid: Pid) -> Option<Self> {
+        read_bounded(&format!("/proc/{pid}/environ"), 8 << 20)
+            .ok()
+            .filter(|bytes| !bytes.is_empty())
+            .map(Self)
+    }
+
+    /// From bytes as in `/proc/PID/environ`: `NAME=value`, each ended by a zero byte.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+
+    /// The value of the first entry with this name, as `getenv(3)` finds it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0
+            .split(|byte| *byte == 0)
+            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    }
+}
+
+/// The effective uid, from the owner of `/proc/PID`.
+#[must_use]
+pub fn uid(pid: Pid) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    Some(std::fs::metadata(format!("/proc/{pid}")).ok()?.uid())
+}
+
+/// The executable's path, as the kernel tells it; a replaced file's name without ` (deleted)`.
+#[must_use]
+pub fn executable(pid: Pid) -> Option<PathBuf> {
+    let link = std::fs::read_link(format!("/proc/{pid}/exe"))
+        .ok()?
+        .into_os_string()
+        .into_vec();
+    let link = link.strip_suffix(b" (deleted)").unwrap_or(&link);
+    Some(PathBuf::from(OsStr::from_bytes(link)))
+}
+
+/// The inode of its pid namespace: numbers mean the same in the same namespace only.
+#[must_use]
+pub fn pid_namespace(pid: Pid) -> Option<u64> {
+    parse_namespace(&std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?)
+}
+
+/// The inode of our own pid namespace.
+#[must_use]
+pub fn own_pid_namespace() -> Option<u64> {
+    parse_namespace(&std::fs::read_link("/proc/self/ns/pid").ok()?)
+}
+
+fn parse_namespace(link: &std::path::Path) -> Option<u64> {
+    link.to_str()?
+        .strip_prefix("pid:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}
+
+/// The number a process has in its own pid namespace: the last of `NSpid:` in its status.
+#[must_use]
+pub fn innermost_pid(pid: Pid) -> Option<Pid> {
+    let status = read_bounded(&format!("/proc/{pid}/status"), 64 * 1024).ok()?;
+    let text = String::from_utf8_lossy(&status);
+    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    Pid::new(line.split_ascii_whitespace().next_back()?.parse().ok()?)
+}
+
+/// Every process in `/proc` now, in the order the kernel lists them.
+pub fn all() -> impl Iterator<Item = Pid> {
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Pid::new(entry.ok()?.file_name().to_str()?.parse().ok()?))
+}
+
+/// Our parent, its parent, and so on, as far as they can be seen.
+#[must_use]
+pub fn ancestors() -> Vec<Pid> {
+    let mut chain = Vec::new();
+    let mut next = Stat::of(Pid::this()).map_or(0, |stat| stat.parent);
+    while let Some(pid) = Pid::new(next.into()) {
+        if chain.contains(&pid) {
+            break;
+        }
+        chain.push(pid);
+        next = Stat::of(pid).map_or(0, |stat| stat.parent);
+    }
+    chain
+}
+
+/// Processes and who their parents are, at one moment.
+#[derive(Debug, Default)]
+pub struct Family {
+    members: Vec<Stat>,
+}
+
+impl Family {
+    /// Looks at every process that can be seen.
+    #[must_use]
+    pub fn now() -> Self {
+        Self {
+            members: all().filter_map(Stat::of).collect(),
+        }
+    }
+
+    /// Everybody.
+    pub fn members(&self) -> impl Iterator<Item = &Stat> {
+        self.members.iter()
+    }
+
+    /// The children, grandchildren and so on of `roots`, without the roots and without whatever
+    /// descends from `except`.
+    #[must_use]
+    pub fn descendants(&self, roots: &[Pid], except: &[Pid]) -> Vec<&Stat> {
+        let mut known: Vec<Pid> = roots.to_vec();
+        let mut found = Vec::new();
+        let mut next = 0;
+        while let Some(parent) = known.get(next).copied() {
+            next += 1;
+            for child in self
+                .members
+                .iter()
+                .filter(|stat| stat.parent == parent.get())
+            {
+                if !known.contains(&child.pid) && !except.contains(&child.pid) {
+                    known.push(child.pid);
+                    found.push(child);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Reads a small file of `/proc` in one go; what is longer than 4 KiB is cut.
+fn read_small(path: &str) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut buffer = [0; 4096];
+    let mut length = 0;
+    loop {
+        match file.read(&mut buffer[length..]) {
+            Ok(0) => return Ok(buffer[..length].to_vec()),
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads a file, and no more of it than `limit` bytes, whatever its size claims to be.
+pub(crate) fn read_bounded(path: &str, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn stat_reads_what_the_kernel_says_of_us() {
+        let stat = Stat::of_this().unwrap();
+        assert_eq!(stat.pid, Pid::this());
+        assert_eq!(
+            stat.parent,
+            rustix::process::getppid().unwrap().as_raw_nonzero().get()
+        );
+        assert!(stat.start_time > 0 && !stat.is_zombie() && !stat.is_exiting());
+    }
+
+    #[test]
+    fn a_name_cannot_forge_the_fields_behind_it() {
+        let line = b"42 (a) R 1 (b)) S 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 9999 1 2";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(
+            (stat.pid, stat.state, stat.parent, stat.start_time),
+            (Pid(42), b'S', 7, 9999)
+        );
+        assert_eq!(stat.name, "a) R 1 (b)");
+    }
+
+    #[test]
+    fn torn_stat_lines_are_nothing() {
+        for line in [
+            &b""[..],
+            b"1",
+            b"1 (a",
+            b"1 a)",
+            b")(",
+            b"1 (a) S",
+            b"0 (a) S 1 1 1 0 1 1 1",
+        ] {
+            assert_eq!(Stat::parse(line), None, "{}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn a_pinned_process_is_told_apart_from_its_number() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::new(child.id().into()).unwrap();
+        let pinned = Pinned::open(pid).unwrap().unwrap();
+        assert!(!pinned.exited() && pinned.may_signal());
+        assert_eq!(argv(pid).last().unwrap(), "60");
+        pinned.signal(Signal::KILL).unwrap();
+        child.wait().unwrap();
+        assert!(pinned.exited());
+        assert_eq!(
+            pinned.signal(Signal::TERM).unwrap_err().raw_os_error(),
+            Some(libc::ESRCH)
+        );
+        assert!(Pinned::open(pid).unwrap().is_none());
+    }
+
+    #[test]
+    fn signal_names_are_read_as_people_type_them() {
+        for text in ["TERM", "sigterm", "SIGTERM", "15"] {
+            assert_eq!(Signal::parse(text), Some(Signal::TERM), "{text}");
+        }
+        for text in ["", "0", "-1", "SIG", "TERMINATE", "99"] {
+            assert_eq!(Signal::parse(text), None, "{text}");
+        }
+        for (name, number) in Signal::NAMES {
+            assert_eq!(Signal::parse(name).unwrap().raw().as_raw(), *number);
+        }
+    }
+
+    #[test]
+    fn the_environment_is_searched_by_whole_names() {
+        let environ =
+            Environ::from_bytes(b"XGATEWAY=1\0GATEWAY_PID=7\0GATEWAY=ok\0GATEWAY=later\0");
+        assert_eq!(environ.get("GATEWAY"), Some(&b"ok"[..]));
+        assert_eq!(environ.get("GATEWAY_PID"), Some(&b"7"[..]));
+        assert_eq!(environ.get("GATE"), None);
+    }
+
+    #[test]
+    fn descendants_are_found_through_the_generations() {
+        let stat = |pid, parent| Stat {
+            pid: Pid(pid),
+            name: OsString::new(),
+            state: b'S',
+            parent,
+            terminal: 0,
+            flags: 0,
+            start_time: 1,
+        };
+        let family = Family {
+            members: vec![stat(4, 3), stat(3, 2), stat(2, 1), stat(5, 1), stat(6, 5)],
+        };
+        let pids = |found: Vec<&Stat>| found.iter().map(|stat| stat.pid.get()).collect::<Vec<_>>();
+        assert_eq!(pids(family.descendants(&[Pid(2)], &[])), [3, 4]);
+        assert_eq!(pids(family.descendants(&[Pid(1)], &[Pid(5)])), [2, 3, 4]);
+    }
+}

@@ -1,0 +1,732 @@
+//! What the holder wrote into the pid file, as bytes.
+//!
+//! Line 1 is the holder's pid in decimal, for everything that reads pid files. Line 2 is one JSON
+//! object for us, without one byte of white space, so that `kill $(cat gateway.pid)` cannot hit a
+//! number inside an argument. After an ordered end line 1 is blank: a pid on line 1 of an unlocked
+//! file means a crash.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::process::{Pid, Signal};
+
+/// The format this version writes. Keys are only ever added; unknown ones are ignored.
+pub const FORMAT: u32 = 1;
+
+/// No pid file is larger: what is, was not written by us, and a mistyped path must not cost a file.
+pub const MAX_SIZE: u64 = 64 * 1024;
+
+/// JSON numbers beyond this are not exact everywhere.
+const MAX_EXACT: u64 = 1 << 53;
+
+/// How many bytes of a command line are kept: even with every byte escaped the record stays far
+/// below [`MAX_SIZE`].
+const MAX_ARGV: usize = 2048;
+
+/// A string of the system, which need not be UTF-8: JSON text where it is, else an array of byte
+/// numbers (the form that `journalctl --output=json` uses).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Text(pub OsString);
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.to_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => serializer.collect_seq(self.0.as_bytes()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(String),
+            Bytes(Vec<u8>),
+        }
+        Ok(match Form::deserialize(deserializer)? {
+            Form::Text(text) => Self(text.into()),
+            Form::Bytes(bytes) => Self(OsString::from_vec(bytes)),
+        })
+    }
+}
+
+/// A command line for the record: cut to what a record has room for, with `…` where it was cut.
+#[must_use]
+pub fn command_line(argv: &[OsString]) -> Vec<Text> {
+    let mut room = MAX_ARGV;
+    let mut kept = Vec::new();
+    for argument in argv {
+        if argument.len() > room {
+            kept.push(Text("…".into()));
+            break;
+        }
+        room -= argument.len();
+        kept.push(Text(argument.clone()));
+        room = room.saturating_sub(8);
+    }
+    kept
+}
+
+/// A moment, written as RFC 3339 in UTC with microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Timestamp(pub SystemTime);
+
+impl Timestamp {
+    /// Now, by the wall clock, in whole microseconds.
+    #[must_use]
+    pub fn now() -> Self {
+        let micros = unix_micros();
+        Self(UNIX_EPOCH + Duration::from_micros(micros))
+    }
+
+    /// How long ago it is; zero if the clock was set back since.
+    #[must_use]
+    pub fn age(self) -> Duration {
+        self.0.elapsed().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_micros(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_rfc3339(&text)
+            .map(Self)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// A length of time that may have no end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// So long.
+    After(Duration),
+    /// For ever.
+    Never,
+}
+
+impl Limit {
+    /// The sum; without end if this is.
+    #[must_use]
+    pub fn plus(self, more: Duration) -> Self {
+        match self {
+            Self::After(length) => Self::After(length.saturating_add(more)),
+            Self::Never => Self::Never,
+        }
+    }
+
+    /// The length, if there is an end.
+    #[must_use]
+    pub fn finite(self) -> Option<Duration> {
+        match self {
+            Self::After(length) => Some(length),
+            Self::Never => None,
+        }
+    }
+}
+
+impl Serialize for Limit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::After(length) => serializer.serialize_f64(length.as_secs_f64()),
+            Self::Never => serializer.serialize_str("infinity"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Seconds(f64),
+            Word(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Seconds(seconds) => Duration::try_from_secs_f64(seconds)
+                .map(Self::After)
+                .map_err(serde::de::Error::custom),
+            Form::Word(word) if word == "infinity" => Ok(Self::Never),
+            Form::Word(word) => Err(serde::de::Error::custom(format!(
+                "not a length of time: {word}"
+            ))),
+        }
+    }
+}
+
+/// Which service manager runs the holder's unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Manager {
+    /// `systemctl`
+    System,
+    /// `systemctl --user`
+    User,
+}
+
+/// The command that runs under the lock.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Payload {
+    /// Its first process.
+    pub pid: Pid,
+    /// That process's start, in clock ticks since boot.
+    pub start_time: u64,
+    /// The command.
+    pub argv: Vec<Text>,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(Signal),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit {code}"),
+            Self::Signal(signal) => write!(f, "killed by {signal}"),
+        }
+    }
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// The command ended by itself.
+    Exited,
+    /// Somebody asked for it.
+    Stopped,
+    /// Another gateway took over.
+    Replaced,
+    /// Somebody else has the pid file.
+    Lost,
+}
+
+/// Who asked for the end.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Asker {
+    /// The sender of the signal, as the kernel vouches for it.
+    pub pid: Pid,
+    /// Its uid.
+    pub uid: u32,
+    /// Its command line, if it could still be read.
+    #[serde(default)]
+    pub argv: Vec<Text>,
+}
+
+/// How a run ended in order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct End {
+    /// When.
+    pub ended: Timestamp,
+    /// How the command ended; none where there was none, or nobody knows.
+    #[serde(default)]
+    pub exit: Option<Exit>,
+    /// Why.
+    pub reason: Reason,
+    /// Who asked.
+    #[serde(default)]
+    pub by: Option<Asker>,
+}
+
+/// The record: everything a stranger needs to know of the holder.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// The process that has the lock and that SIGTERM stops in order.
+    pub pid: Pid,
+    /// Field 22 of its `/proc/PID/stat`: clock ticks since boot.
+    pub start_time: u64,
+    /// The boot that the start time counts from.
+    pub boot_id: String,
+    /// The pid namespace in which its pid is its pid.
+    #[serde(default)]
+    pub pid_namespace: u64,
+    /// The host's name.
+    #[serde(default)]
+    pub host: Text,
+    /// Its effective uid.
+    #[serde(default)]
+    pub uid: u32,
+    /// The file this record was written to, in canonical form.
+    pub path: Text,
+    /// That file's device.
+    pub dev: u64,
+    /// That file's inode.
+    pub inode: u64,
+    /// 128 random bits naming this run.
+    pub run_id: String,
+    /// Grows with every taking of the lock: a fencing token.
+    pub generation: u64,
+    /// When the lock was taken.
+    pub since: Timestamp,
+    /// The holder's own command line.
+    #[serde(default)]
+    pub argv: Vec<Text>,
+    /// How long its payload gets at an ordered stop, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<Limit>,
+    /// The signal that an ordered stop sends to its payload, where one was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<Signal>,
+    /// The holder became the command: nobody supervises it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exec: bool,
+    /// The service manager's unit, where the holder is its main process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Whose unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manager: Option<Manager>,
+    /// `$INVOCATION_ID` of the holder: null if it had none.
+    #[serde(default)]
+    pub invocation_id: Option<String>,
+    /// The command, once it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Payload>,
+    /// How it ended, if it ended in order.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+}
+
+impl Record {
+    /// Whether it describes this very file.
+    #[must_use]
+    pub fn names(&self, path: &Path, dev: u64, inode: u64) -> bool {
+        self.path.0 == path.as_os_str() && (self.dev, self.inode) == (dev, inode)
+    }
+
+    /// The file it was written to.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(&self.path.0)
+    }
+
+    /// What runs, as people know it: the command if there is one, else the holder.
+    #[must_use]
+    pub fn command(&self) -> &[Text] {
+        self.payload
+            .as_ref()
+            .map_or(&self.argv, |payload| &payload.argv)
+    }
+
+    /// The bytes of the file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let first = if self.end.is_some() {
+            String::new()
+        } else {
+            self.pid.to_string()
+        };
+        let mut bytes = format!("{first}\n").into_bytes();
+        let mut json = serde_json::Serializer::with_formatter(&mut bytes, NoWhiteSpace);
+        self.serialize(&mut json)
+            .expect("a record has nothing that JSON cannot say");
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+/// What a pid file's bytes say. Everything is allowed; only some of it helps.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Contents {
+    /// Nothing.
+    Empty,
+    /// A record.
+    Record(Box<Record>),
+    /// A pid, and perhaps its start time: a bare integer, or what older gateways wrote.
+    Hint(Hint),
+    /// Anything else, half a record included.
+    Unreadable,
+}
+
+/// As much as other writers of pid files say.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Hint {
+    /// The holder, they say.
+    pub pid: Pid,
+    /// Its start, in clock ticks since boot.
+    #[serde(default)]
+    pub start_time: Option<u64>,
+    /// Its command line.
+    #[serde(default)]
+    pub argv: Vec<Text>,
+}
+
+impl Contents {
+    /// Understands a file's bytes: the first two lines of them.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Self {
+        if bytes.is_empty() {
+            return Self::Empty;
+        }
+        decode_record(bytes)
+            .map(|record| Self::Record(Box::new(record)))
+            .or_else(|| decode_hint(bytes).map(Self::Hint))
+            .unwrap_or(Self::Unreadable)
+    }
+
+    /// The record, if that is what it is.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Record(record) => Some(record),
+            _ => None,
+        }
+    }
+}
+
+fn decode_record(bytes: &[u8]) -> Option<Record> {
+    let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
+    let (first, second) = (lines.next()?, lines.next()?);
+    lines.next()?; // the second line was ended, too
+    let record: Record = serde_json::from_slice(second).ok()?;
+    let agrees = if first.is_empty() {
+        record.end.is_some()
+    } else {
+        decode_pid(first)? == record.pid
+    };
+    let sound = record.format >= 1 && record.generation <= MAX_EXACT && is_run_id(&record.run_id);
+    (agrees && sound).then_some(record)
+}
+
+fn decode_hint(bytes: &[u8]) -> Option<Hint> {
+    let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    if let Some(pid) = decode_pid(text) {
+        return Some(Hint {
+            pid,
+            start_time: None,
+            argv: Vec::new(),
+        });
+    }
+    serde_json::from_slice(text).ok()
+}
+
+/// Digits and nothing else: no sign, no blank, no zero.
+fn decode_pid(text: &[u8]) -> Option<Pid> {
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Pid::new(std::str::from_utf8(text).ok()?.parse().ok()?)
+}
+
+fn is_run_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A new run id: 128 random bits in hex.
+///
+/// # Errors
+/// The kernel has no random bytes to give (`getrandom(2)`).
+pub fn new_run_id() -> crate::Result<String> {
+    let mut bits = [0u8; 16];
+    let mut filled = 0;
+    while filled < bits.len() {
+        match rustix::rand::getrandom(&mut bits[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                return Err(crate::Error::system("cannot get random bytes").because(error));
+            }
+        }
+    }
+    Ok(format!("{:032x}", u128::from_be_bytes(bits)))
+}
+
+/// The generation after `last`: unix microseconds, unless that would not grow.
+#[must_use]
+pub fn next_generation(last: Option<u64>) -> u64 {
+    last.map_or(0, |last| last + 1).max(unix_micros())
+}
+
+fn unix_micros() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(0)
+}
+
+/// JSON without one byte of white space: blanks in strings become `\u0020`. (serde writes all
+/// other white space of ASCII escaped anyway.)
+struct NoWhiteSpace;
+
+impl serde_json::ser::Formatter for NoWhiteSpace {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        for (index, piece) in fragment.split(' ').enumerate() {
+            if index > 0 {
+                writer.write_all(br"\u0020")?;
+            }
+            writer.write_all(piece.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// Text for a person's terminal: control characters of strangers do not get there.
+#[must_use]
+pub fn printable(text: &OsStr) -> String {
+    let mut out = String::new();
+    for character in text.to_string_lossy().chars() {
+        if character.is_control() {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub fn example() -> Record {
+        Record {
+            format: FORMAT,
+            pid: Pid::new(4925).unwrap(),
+            start_time: 84532,
+            boot_id: "b".into(),
+            pid_namespace: 4_026_531_836,
+            host: Text("host".into()),
+            uid: 1000,
+            path: Text("/var/lib/gateway/my name/gateway.pid".into()),
+            dev: 65024,
+            inode: 131,
+            run_id: "0123456789abcdef0123456789abcdef".into(),
+            generation: 1_795_478_401_000_000,
+            since: Timestamp::now(),
+            argv: command_line(&["gateway".into(), "run".into()]),
+            stop_timeout: Some(Limit::After(Duration::from_secs(30))),
+            stop_signal: None,
+            exec: false,
+            unit: Some("hermes-gateway.service".into()),
+            manager: Some(Manager::System),
+            invocation_id: None,
+            payload: Some(Payload {
+                pid: Pid::new(4930).unwrap(),
+                start_time: 84533,
+                argv: command_line(&["sleep".into(), OsString::from_vec(vec![0xff, b' ', b'\n'])]),
+            }),
+            end: None,
+        }
+    }
+
+    fn ended() -> Record {
+        let by = Asker {
+            pid: Pid::INIT,
+            uid: 0,
+            argv: command_line(&["systemd".into()]),
+        };
+        let end = End {
+            ended: Timestamp::now(),
+            exit: Some(Exit::Code(0)),
+            reason: Reason::Stopped,
+            by: Some(by),
+        };
+        Record {
+            end: Some(end),
+            ..example()
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        for record in [example(), ended()] {
+            assert_eq!(
+                Contents::decode(&record.encode()),
+                Contents::Record(Box::new(record))
+            );
+        }
+    }
+
+    #[test]
+    fn the_json_has_no_white_space_and_line_one_is_the_pid() {
+        let bytes = example().encode();
+        let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+        assert_eq!(
+            (lines.len(), lines[0], lines[2]),
+            (3, &b"4925"[..], &b""[..])
+        );
+        assert!(!lines[1].iter().any(u8::is_ascii_whitespace));
+    }
+
+    #[test]
+    fn line_one_of_an_ended_record_is_blank() {
+        assert!(ended().encode().starts_with(b"\n{"));
+    }
+
+    #[test]
+    fn a_record_is_read_in_front_of_an_old_longer_one() {
+        let mut bytes = example().encode();
+        bytes.extend(b"tail\nof an older record\n");
+        assert_eq!(
+            Contents::decode(&bytes),
+            Contents::Record(Box::new(example_like(&bytes)))
+        );
+    }
+
+    fn example_like(bytes: &[u8]) -> Record {
+        decode_record(bytes).unwrap()
+    }
+
+    #[test]
+    fn every_prefix_of_a_record_is_no_record() {
+        let bytes = example().encode();
+        for end in 0..bytes.len() {
+            assert_eq!(
+                Contents::decode(&bytes[..end]).record(),
+                None,
+                "{end} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn lines_that_disagree_are_unreadable() {
+        let bytes = example().encode();
+        let other = [b"4926\n", &bytes[5..]].concat();
+        assert_eq!(Contents::decode(&other), Contents::Unreadable);
+        let blank = [b"\n", &bytes[5..]].concat();
+        assert_eq!(Contents::decode(&blank), Contents::Unreadable);
+    }
+
+    #[test]
+    fn a_bare_integer_and_an_older_object_are_hints() {
+        let hint = |bytes: &[u8]| match Contents::decode(bytes) {
+            Contents::Hint(hint) => Some((hint.pid.get(), hint.start_time)),
+            _ => None,
+        };
+        assert_eq!(hint(b"42\n"), Some((42, None)));
+        assert_eq!(hint(b"42"), Some((42, None)));
+        assert_eq!(
+            hint(br#"{"pid":42,"start_time":7,"argv":["a","b"],"kind":"x"}"#),
+            Some((42, Some(7)))
+        );
+        assert_eq!(hint(br#"{"pid":42,"start_time":null}"#), Some((42, None)));
+    }
+
+    #[test]
+    fn junk_is_unreadable_and_empty_is_empty() {
+        assert_eq!(Contents::decode(b""), Contents::Empty);
+        for junk in [
+            &b"\n"[..],
+            b"0",
+            b"-1",
+            b"+5",
+            b" 5",
+            b"5 ",
+            b"5\n\n",
+            b"99999999999",
+            b"abc",
+            b"5abc",
+            b"\xff\x00",
+            b"{}",
+            b"[1]",
+        ] {
+            assert_eq!(
+                Contents::decode(junk),
+                Contents::Unreadable,
+                "{}",
+                String::from_utf8_lossy(junk)
+            );
+        }
+    }
+
+    #[test]
+    fn a_generation_beyond_exact_numbers_is_unreadable() {
+        let record = Record {
+            generation: MAX_EXACT + 1,
+            ..example()
+        };
+        assert_eq!(Contents::decode(&record.encode()), Contents::Unreadable);
+    }
+
+    #[test]
+    fn generations_grow_also_when_the_clock_was_set_back() {
+        let far = MAX_EXACT - 10;
+        assert_eq!(next_generation(Some(far)), far + 1);
+        assert!(next_generation(None) > 1_795_000_000_000_000);
+    }
+
+    #[test]
+    fn the_longest_record_fits_the_largest_pid_file() {
+        let long = command_line(&vec![OsString::from("\u{1}".repeat(200)); 1000]);
+        let payload = Payload {
+            argv: long.clone(),
+            ..example().payload.unwrap()
+        };
+        let by = Asker {
+            argv: long.clone(),
+            ..ended().end.unwrap().by.unwrap()
+        };
+        let end = End {
+            by: Some(by),
+            ..ended().end.unwrap()
+        };
+        let path = Text("\u{1}".repeat(4096).into());
+        let record = Record {
+            argv: long,
+            payload: Some(payload),
+            end: Some(end),
+            path,
+            ..example()
+        };
+        assert!((record.encode().len() as u64) < MAX_SIZE);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_to_something(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let _ = Contents::decode(&bytes);
+        }
+
+        #[test]
+        fn any_arguments_come_back(arguments in proptest::collection::vec(proptest::collection::vec(1u8.., 0..40), 0..20)) {
+            let argv: Vec<OsString> = arguments.into_iter().map(OsString::from_vec).collect();
+            let record = Record { argv: command_line(&argv), ..example() };
+            let bytes = record.encode();
+            prop_assert!(!bytes[5..bytes.len() - 1].iter().any(u8::is_ascii_whitespace));
+            prop_assert_eq!(Contents::decode(&bytes), Contents::Record(Box::new(record)));
+        }
+
+        #[test]
+        fn a_changed_byte_never_moves_the_pid(at in 0usize..4, byte in any::<u8>()) {
+            let mut bytes = example().encode();
+            bytes[at] = byte;
+            if let Contents::Record(record) = Contents::decode(&bytes) {
+                prop_assert_eq!(record.pid, example().pid);
+            }
+        }
+    }
+}

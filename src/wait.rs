@@ -1,0 +1,64 @@
+//! The one place that sleeps: `poll(2)` over descriptors, with a limit.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// What can cut a wait short.
+pub trait Interrupt {
+    /// Readable when there may be a reason.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether there is one. Called after every sleep.
+    fn interrupted(&mut self) -> bool;
+}
+
+/// Nothing does.
+#[derive(Clone, Copy, Debug)]
+pub struct Uninterrupted;
+
+impl Interrupt for Uninterrupted {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn interrupted(&mut self) -> bool {
+        false
+    }
+}
+
+/// A descriptor that becomes readable (or hangs up) does: an eventfd, a pipe, a socket.
+impl Interrupt for BorrowedFd<'_> {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(*self)
+    }
+
+    fn interrupted(&mut self) -> bool {
+        sleep([Watched::Readable(*self)], Some(Duration::ZERO))
+    }
+}
+
+/// A descriptor, and what to wake up for.
+#[derive(Clone, Copy, Debug)]
+pub enum Watched<'a> {
+    /// Bytes to read, an end, a process that exited.
+    Readable(BorrowedFd<'a>),
+    /// A mount was added or removed (proc_pid_mountinfo(5)).
+    Changed(BorrowedFd<'a>),
+}
+
+/// Sleeps until one of the descriptors is ready, a signal was handled, or the time is over;
+/// `true` if it was a descriptor. The caller looks at everything again in any case.
+pub fn sleep<'a>(fds: impl IntoIterator<Item = Watched<'a>>, limit: Option<Duration>) -> bool {
+    let mut fds: Vec<PollFd<'_>> = fds
+        .into_iter()
+        .map(|fd| match fd {
+            Watched::Readable(fd) => PollFd::from_borrowed_fd(fd, PollFlags::IN),
+            Watched::Changed(fd) => PollFd::from_borrowed_fd(fd, PollFlags::PRI),
+        })
+        .collect();
+    // Beyond what a timespec holds is as good as for ever.
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    matches!(poll(&mut fds, limit.as_ref()), Ok(ready) if ready > 0)
+}
