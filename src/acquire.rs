@@ -1,0 +1,508 @@
+//! Getting the lock: looks at the system, asks the decision, performs its step.
+//!
+//! The order of the steps is what makes the promises true: lock, compare the path, look for a
+//! holder of an earlier file, end what a crash left, write the record, compare the path again.
+//! The last comparison and the search are two halves: a start that wrote its record sees a newer
+//! file at the path, or whoever made that file sees the record.
+
+use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::claim::{Claim, Description};
+use crate::holder::{self, Holder, Sighting};
+use crate::lock::{AtPath, Locked, OpenFile, Try};
+use crate::process::{self, Pid, Signal};
+use crate::record::{Contents, Limit, Record};
+use crate::survivors::{self, Run, Survivor, Swept};
+use crate::takeover::{
+    Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Standing, Step, Takeover, Who,
+};
+use crate::wait::{Interrupt, Watched, sleep};
+use crate::{Error, Result};
+
+/// Beside a pidfd, which tells the end of a process but not of its lock.
+const TICK_PINNED: Duration = Duration::from_secs(1);
+/// Where nothing tells, at first and then.
+const TICK_EARLY: Duration = Duration::from_millis(10);
+const TICK_LATER: Duration = Duration::from_millis(50);
+const EARLY: Duration = Duration::from_secs(1);
+
+/// What a record needs at the most, for asking whether there is room.
+const RECORD_ROOM: u64 = 4096;
+
+/// What happens while the lock is sought, for whoever tells people.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Progress<'a> {
+    /// Somebody has it. Told at once, and then about once a second.
+    Waiting {
+        /// Who.
+        who: &'a Sighting,
+        /// How long until the next thing happens by itself; none: no end.
+        left: Option<Duration>,
+    },
+    /// The holder was asked to go.
+    Asked {
+        /// Whom.
+        holder: &'a Holder,
+        /// When it will be killed.
+        kill_after: Limit,
+    },
+    /// The holder did not go in time, and was sent SIGKILL.
+    Killed {
+        /// Whom.
+        holder: &'a Holder,
+    },
+    /// What a crash left is being ended.
+    Ending {
+        /// These.
+        survivors: &'a [Survivor],
+    },
+}
+
+/// A holder that was asked, as far as it matters when it is gone.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Former {
+    /// Its pid.
+    pub pid: Pid,
+    /// Its command.
+    pub argv: Vec<OsString>,
+    /// Its record.
+    pub record: Option<Record>,
+    /// It had to be killed.
+    pub killed: bool,
+}
+
+/// The lock and the record are ours.
+#[derive(Debug)]
+pub struct Acquired {
+    /// What we hold.
+    pub claim: Claim,
+    /// What was in the file before.
+    pub last: Contents,
+    /// Who was asked to go.
+    pub replaced: Vec<Former>,
+    /// What was left of a crashed run, and was ended.
+    pub swept: Vec<survivors::Ended>,
+    /// How long it took.
+    pub waited: Duration,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is ours.
+    Acquired(Box<Acquired>),
+    /// It is not, and why.
+    Refused(Refused),
+    /// The caller interrupted the wait. Whoever was asked before will stop all the same.
+    Interrupted {
+        /// Who was asked.
+        asked: Vec<Former>,
+    },
+}
+
+/// Why not.
+#[derive(Debug)]
+pub enum Refused {
+    /// Somebody has the lock.
+    By {
+        /// The decision.
+        refusal: Refusal,
+        /// Who has it.
+        who: Sighting,
+        /// Who was asked before.
+        asked: Vec<Former>,
+    },
+    /// Processes of a crashed run could not be ended.
+    Survivors {
+        /// These.
+        left: Vec<Survivor>,
+        /// One of them is our own ancestor.
+        own_ancestor: bool,
+    },
+}
+
+/// Seeks the lock on the pid file at `path`, by `rules`, and writes the record.
+///
+/// Waits as the rules say, never longer, never in `flock(2)`; `interrupt` ends every wait.
+///
+/// # Errors
+/// The pid file cannot be used, or the system refuses what proof needs. Nobody was signalled
+/// before the file was open, and writable as far as can be told.
+pub fn acquire(
+    path: &Path,
+    rules: Rules,
+    description: &Description,
+    interrupt: &mut dyn Interrupt,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Outcome> {
+    let began = Instant::now();
+    let seeker = Seeker {
+        path,
+        rules,
+        began,
+        takeover: Takeover::new(rules),
+        asked: Vec::new(),
+    };
+    seeker.run(description, interrupt, progress)
+}
+
+struct Seeker<'a> {
+    path: &'a Path,
+    rules: Rules,
+    began: Instant,
+    takeover: Takeover,
+    asked: Vec<Former>,
+}
+
+/// What a look at the file gave.
+enum Look {
+    Mine { locked: Locked, last: Contents },
+    Moved,
+    Held { who: Sighting, file: OpenFile },
+}
+
+impl Seeker<'_> {
+    fn run(
+        mut self,
+        description: &Description,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Outcome> {
+        let mut told = Told::default();
+        loop {
+            let look = look(self.path)?;
+            let step = self
+                .takeover
+                .next(self.began.elapsed(), seen(&look, self.rules.mode));
+            match (step, look) {
+                (Step::Start, Look::Mine { locked, last }) => {
+                    match self.finish(locked, last, description, interrupt, progress)? {
+                        Some(outcome) => return Ok(outcome),
+                        None => continue,
+                    }
+                }
+                (
+                    Step::Ask | Step::Kill,
+                    Look::Held {
+                        who: Sighting::Proven(holder) | Sighting::Ending(holder),
+                        file,
+                    },
+                ) => {
+                    self.signal(step, &holder, &file, progress)?;
+                }
+                (Step::Sleep(until), Look::Held { who, .. }) => {
+                    told.waiting(&who, self.left(until), progress);
+                    self.doze(&who, until, interrupt);
+                }
+                (Step::Refuse(refusal), Look::Held { who, .. }) => {
+                    return Ok(Outcome::Refused(Refused::By {
+                        refusal,
+                        who,
+                        asked: self.asked,
+                    }));
+                }
+                _ => {} // Reopen: the descriptor is closed, and the path looked at anew
+            }
+            if interrupt.interrupted() {
+                return Ok(Outcome::Interrupted { asked: self.asked });
+            }
+        }
+    }
+
+    fn left(&self, until: Option<Duration>) -> Option<Duration> {
+        until.map(|until| until.saturating_sub(self.began.elapsed()))
+    }
+
+    fn signal(
+        &mut self,
+        step: Step,
+        holder: &Holder,
+        file: &OpenFile,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<()> {
+        if step == Step::Ask {
+            // A takeover that cannot work harms nobody: the file must take a record.
+            file.check_room(RECORD_ROOM)?;
+        }
+        let signal = if step == Step::Ask {
+            Signal::TERM
+        } else {
+            Signal::KILL
+        };
+        if !press(holder, signal)? {
+            self.takeover.take_back();
+            return Ok(());
+        }
+        if step == Step::Ask {
+            self.asked.push(former(holder));
+            let kill_after = self.rules.kill_after(budget(holder));
+            progress(Progress::Asked { holder, kill_after });
+        } else {
+            if let Some(asked) = self
+                .asked
+                .iter_mut()
+                .rfind(|asked| asked.pid == holder.pid())
+            {
+                asked.killed = true;
+            }
+            progress(Progress::Killed { holder });
+        }
+        Ok(())
+    }
+
+    fn doze(&self, who: &Sighting, until: Option<Duration>, interrupt: &mut dyn Interrupt) {
+        let pidfd = pidfd_of(who);
+        let elapsed = self.began.elapsed();
+        let tick = match pidfd {
+            Some(_) => TICK_PINNED,
+            None if elapsed < EARLY => TICK_EARLY,
+            None => TICK_LATER,
+        };
+        let limit = until.map_or(tick, |until| until.saturating_sub(elapsed).min(tick));
+        let fds = pidfd.into_iter().chain(interrupt.descriptor());
+        sleep(fds.map(Watched::Readable), Some(limit));
+    }
+
+    /// Steps 7 and 8. `None`: the path changed hands meanwhile, so begin again.
+    fn finish(
+        &mut self,
+        locked: Locked,
+        last: Contents,
+        description: &Description,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Option<Outcome>> {
+        let swept = match self.sweep(&locked, &last, interrupt, progress)? {
+            Swept::Clean(swept) => swept,
+            Swept::Interrupted => {
+                return Ok(Some(Outcome::Interrupted {
+                    asked: std::mem::take(&mut self.asked),
+                }));
+            }
+            Swept::Stuck(left) => {
+                let ancestors = process::ancestors();
+                let own_ancestor = left
+                    .iter()
+                    .any(|survivor| ancestors.contains(&survivor.pid()));
+                return Ok(Some(Outcome::Refused(Refused::Survivors {
+                    left,
+                    own_ancestor,
+                })));
+            }
+        };
+        if locked.at_path()? != AtPath::Same {
+            return Ok(None);
+        }
+        let claim = Claim::stake(locked, &last, description)?;
+        if claim.at_path()? != AtPath::Same {
+            return Ok(None);
+        }
+        let (replaced, waited) = (std::mem::take(&mut self.asked), self.began.elapsed());
+        Ok(Some(Outcome::Acquired(Box::new(Acquired {
+            claim,
+            last,
+            replaced,
+            swept,
+            waited,
+        }))))
+    }
+
+    fn sweep(
+        &self,
+        locked: &Locked,
+        last: &Contents,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Swept> {
+        let run = Run::of(last, locked.path())?;
+        if !run.may_have_survivors() {
+            return Ok(Swept::Clean(Vec::new()));
+        }
+        let bound = match self.rules.mode {
+            Mode::Plain | Mode::Stop => Some(self.began.elapsed() + START_PATIENCE),
+            Mode::Wait | Mode::Replace => self.takeover.deadline(),
+        };
+        let deadline = bound.and_then(|bound| self.began.checked_add(bound));
+        let mut tell = |survivors: &[Survivor]| progress(Progress::Ending { survivors });
+        Ok(survivors::sweep(&run, deadline, interrupt, &mut tell))
+    }
+}
+
+/// Opens the file, tries the lock, and finds out what that means.
+fn look(path: &Path) -> Result<Look> {
+    match OpenFile::open_or_create(path)?.try_lock()? {
+        Try::Busy(file) => Ok(Look::Held {
+            who: holder::identify(&file)?,
+            file,
+        }),
+        Try::Locked(locked) => {
+            let last = locked.read()?;
+            if locked.at_path()? != AtPath::Same {
+                return Ok(Look::Moved);
+            }
+            let Some(earlier) = earlier_holder(&locked, &last)? else {
+                return Ok(Look::Mine { locked, last });
+            };
+            // Let go before anything else, so that the holder can put its claim back.
+            drop(locked);
+            let file = OpenFile::open_or_create(path)?;
+            Ok(Look::Held {
+                who: Sighting::Proven(earlier),
+                file,
+            })
+        }
+    }
+}
+
+/// Whether somebody holds an earlier file of this path. Asked where the record does not name this
+/// very file, and where it names a process that lives although the lock is free.
+fn earlier_holder(locked: &Locked, last: &Contents) -> Result<Option<Holder>> {
+    let named = locked.names_itself(last);
+    let lives = || {
+        last.record()
+            .is_some_and(|record| record.end.is_none() && holder::same_process(record, record.pid))
+    };
+    if named && !lives() {
+        return Ok(None);
+    }
+    Ok(holder::holder_of_earlier_file(
+        locked.path(),
+        Some(locked.id()),
+    ))
+}
+
+fn seen(look: &Look, mode: Mode) -> Seen {
+    match look {
+        Look::Mine { .. } => Seen::Free,
+        Look::Moved => Seen::Moved,
+        Look::Held { who, .. } => Seen::Held(standing(who, mode)),
+    }
+}
+
+/// What a sighting means to the decision.
+#[must_use]
+pub fn standing(who: &Sighting, mode: Mode) -> Standing {
+    let proven = |holder: &Holder, ending| Standing::Proven {
+        who: Who(holder.pid().get(), holder.start_time()),
+        budget: budget(holder),
+        bar: bar(holder, mode),
+        ending,
+    };
+    match who {
+        Sighting::Proven(holder) => proven(holder, false),
+        Sighting::Ending(holder) => proven(holder, true),
+        Sighting::Starting(_) => Standing::Starting,
+        Sighting::Foreign(_) | Sighting::Invisible(_) => Standing::Unproven,
+    }
+}
+
+fn budget(holder: &Holder) -> Option<Limit> {
+    holder.record().and_then(|record| record.stop_timeout)
+}
+
+fn bar(holder: &Holder, mode: Mode) -> Option<Bar> {
+    if mode == Mode::Plain {
+        return None;
+    }
+    if process::ancestors().contains(&holder.pid()) {
+        return Some(if holder.pid() == Pid::INIT && mode == Mode::Replace {
+            Bar::Init
+        } else {
+            Bar::Ancestor
+        });
+    }
+    if mode == Mode::Replace && holder.pid() == Pid::INIT {
+        return Some(Bar::Init);
+    }
+    (mode != Mode::Wait && !holder.may_be_signalled()).then_some(Bar::NotPermitted)
+}
+
+/// Sends a proven holder a signal, and wakes it if it is stopped. `false`: it holds no more.
+///
+/// # Errors
+/// The system refuses (it was allowed when it was looked at).
+pub fn press(holder: &Holder, signal: Signal) -> Result<bool> {
+    let sent = holder.signal(signal).map_err(|error| {
+        Error::system(format!("cannot send {signal} to pid {}", holder.pid())).because(error)
+    })?;
+    if sent && signal != Signal::KILL {
+        holder.wake_if_stopped();
+    }
+    Ok(sent)
+}
+
+/// What is worth keeping of a holder that was asked.
+#[must_use]
+pub fn former(holder: &Holder) -> Former {
+    Former {
+        pid: holder.pid(),
+        argv: holder.command(),
+        record: holder.record().cloned(),
+        killed: false,
+    }
+}
+
+fn pidfd_of(who: &Sighting) -> Option<BorrowedFd<'_>> {
+    match who {
+        Sighting::Proven(holder) | Sighting::Ending(holder) if !holder.has_ended() => {
+            Some(holder.pidfd())
+        }
+        _ => None,
+    }
+}
+
+/// Says who is waited for at once, again when that changes, and about once a second.
+#[derive(Default)]
+struct Told {
+    whom: Option<Option<Pid>>,
+    at: Option<Instant>,
+}
+
+impl Told {
+    fn waiting(
+        &mut self,
+        who: &Sighting,
+        left: Option<Duration>,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) {
+        let whom = Some(pid_of(who));
+        let due = self
+            .at
+            .is_none_or(|at| at.elapsed() >= Duration::from_millis(900));
+        if self.whom != whom || due {
+            self.whom = whom;
+            self.at = Some(Instant::now());
+            progress(Progress::Waiting { who, left });
+        }
+    }
+}
+
+/// The pid behind a sighting, if there is one.
+#[must_use]
+pub fn pid_of(who: &Sighting) -> Option<Pid> {
+    match who {
+        Sighting::Proven(holder) | Sighting::Ending(holder) => Some(holder.pid()),
+        Sighting::Starting(locker) | Sighting::Foreign(locker) => Some(locker.pid),
+        Sighting::Invisible(pid) => *pid,
+    }
+}
+
+/// The name of the network file system that a path lies on, if it does: flock may mean less there.
+#[must_use]
+pub fn network_file_system(path: &Path) -> Option<&'static str> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let kind = rustix::fs::statfs(existing).ok()?.f_type;
+    // statfs(2) lists these numbers.
+    match kind {
+        0x6969 => Some("NFS"),
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
+        0x0102_1997 => Some("9p"),
+        0x00c3_6400 => Some("Ceph"),
+        0x5346_414f => Some("AFS"),
+        _ => None,
+    }
+}

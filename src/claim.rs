@@ -1,0 +1,440 @@
+//! The claim: a held lock, the record that says so, and the name of both.
+//!
+//! A lock on an inode does not protect the inode's name. A claim can be checked: if somebody
+//! removed or replaced the file, it is put back; if somebody overwrote the record, it is written
+//! again; if somebody else has taken the name by then, the claim is lost. Every earlier file stays
+//! locked until the end, so that `mv` away and back finds us.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::holder::{self, Sighting};
+use crate::lock::{AtPath, Locked, OpenFile, Try};
+use crate::process::{self, Pid, Signal, Stat};
+use crate::record::{self, Contents, End, Limit, Manager, Payload, Record, Text, Timestamp};
+use crate::{Error, Result};
+
+/// What a holder says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Its command line.
+    pub argv: Vec<OsString>,
+    /// How long its payload gets at an ordered stop.
+    pub stop_timeout: Option<Limit>,
+    /// What its payload is sent at an ordered stop, where that was chosen.
+    pub stop_signal: Option<Signal>,
+    /// It is about to become its command.
+    pub exec: bool,
+}
+
+impl Description {
+    /// This process, by its own command line.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        Self {
+            argv: std::env::args_os().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The record of this process for a file.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read, or there are no random bytes.
+    pub fn record(&self, file: &OpenFile, last: &Contents) -> Result<Record> {
+        let stat = Stat::of_this()?;
+        let unit = Unit::of_this_process();
+        Ok(Record {
+            format: record::FORMAT,
+            pid: stat.pid,
+            start_time: stat.start_time,
+            boot_id: process::boot_id()?,
+            pid_namespace: process::own_pid_namespace().unwrap_or(0),
+            host: Text(host_name()),
+            uid: rustix::process::geteuid().as_raw(),
+            path: Text(file.path().as_os_str().to_os_string()),
+            dev: file.id().dev,
+            inode: file.id().inode,
+            run_id: record::new_run_id()?,
+            generation: record::next_generation(last.record().map(|record| record.generation)),
+            since: Timestamp::now(),
+            argv: record::command_line(&self.argv),
+            stop_timeout: self.stop_timeout,
+            stop_signal: self.stop_signal,
+            exec: self.exec,
+            manager: unit.as_ref().map(|unit| unit.manager),
+            unit: unit.map(|unit| unit.name),
+            invocation_id: std::env::var("INVOCATION_ID").ok(),
+            payload: None,
+            end: None,
+        })
+    }
+}
+
+fn host_name() -> OsString {
+    use std::os::unix::ffi::OsStringExt;
+    OsString::from_vec(rustix::system::uname().nodename().to_bytes().to_vec())
+}
+
+struct Unit {
+    name: String,
+    manager: Manager,
+}
+
+impl Unit {
+    /// The unit whose main process we are. Only `SYSTEMD_EXEC_PID` tells: a cron job and a login
+    /// shell live in somebody's cgroup, too (systemd.exec(5)).
+    fn of_this_process() -> Option<Self> {
+        let main: i32 = std::env::var("SYSTEMD_EXEC_PID").ok()?.parse().ok()?;
+        if main != Pid::this().get() {
+            return None;
+        }
+        Self::parse(&std::fs::read_to_string("/proc/self/cgroup").ok()?)
+    }
+
+    /// From the text of `/proc/self/cgroup` (cgroups(7)): the unified hierarchy or systemd's own.
+    fn parse(cgroups: &str) -> Option<Self> {
+        let path = |line: &str| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            matches!(controllers, "" | "name=systemd").then(|| path.to_owned())
+        };
+        cgroups.lines().filter_map(path).find_map(|path| {
+            let name = path.rsplit('/').find(|part| part.ends_with(".service"))?;
+            let manager = if path.contains("/user@") {
+                Manager::User
+            } else {
+                Manager::System
+            };
+            Some(Self {
+                name: name.to_owned(),
+                manager,
+            })
+        })
+    }
+}
+
+/// What a look at the name found.
+#[derive(Debug)]
+pub enum Finding {
+    /// All is as it should be.
+    Intact,
+    /// The file had been removed or replaced; the claim is at the path again.
+    PutBack,
+    /// The record had been overwritten, and was written again.
+    Rewritten,
+    /// The record is overwritten, and was written again too recently to do it now.
+    Overwritten,
+    /// Something at the path cannot be claimed now: look again soon.
+    Contested(Contest),
+    /// Another gateway has the name, by its record and its lock.
+    Lost(Box<Record>),
+}
+
+/// Why the name cannot be claimed at the moment.
+#[derive(Debug)]
+pub enum Contest {
+    /// Somebody without a record has the lock on what is at the path.
+    Locked(Option<Pid>),
+    /// What is at the path cannot be opened or written.
+    Unusable(Error),
+}
+
+/// A writer that overwrites the record all the time is answered no more often than this.
+const REWRITE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A held lock with its record. Closing it without [`Claim::end`] looks like a crash to the next.
+#[derive(Debug)]
+pub struct Claim {
+    current: Locked,
+    earlier: Vec<Locked>,
+    record: Box<Record>,
+    rewritten: Option<Instant>,
+}
+
+impl Claim {
+    /// Writes the record into the locked file. The path may have changed hands meanwhile: compare
+    /// once more with [`Claim::at_path`] before anything is started.
+    ///
+    /// # Errors
+    /// The record cannot be made or written.
+    pub fn stake(locked: Locked, last: &Contents, description: &Description) -> Result<Self> {
+        let record = description.record(&locked, last)?;
+        locked.write(&record.encode())?;
+        Ok(Self {
+            current: locked,
+            earlier: Vec::new(),
+            record: Box::new(record),
+            rewritten: None,
+        })
+    }
+
+    /// The record as it stands.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The pid file, in canonical form.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.current.path()
+    }
+
+    /// What stands at the path now, compared with the file we hold.
+    ///
+    /// # Errors
+    /// The path cannot be looked at.
+    pub fn at_path(&self) -> Result<AtPath> {
+        self.current.at_path()
+    }
+
+    /// Adds the running command to the record.
+    ///
+    /// # Errors
+    /// The record cannot be written; it then stays as it was.
+    pub fn set_payload(&mut self, payload: Payload) -> Result<()> {
+        self.record.payload = Some(payload);
+        self.current.write(&self.record.encode())
+    }
+
+    /// Lets the lock be inherited by what this process becomes.
+    ///
+    /// # Errors
+    /// `fcntl(2)` fails.
+    pub fn inherit(&self) -> Result<()> {
+        self.current
+            .inherit()
+            .map_err(|error| Error::pid_file("cannot keep open", self.path()).because(error))
+    }
+
+    /// Marks the record ended, and lets go.
+    ///
+    /// # Errors
+    /// The record cannot be written: the lock is let go all the same.
+    pub fn end(mut self, end: End) -> Result<()> {
+        self.record.end = Some(end);
+        for earlier in &self.earlier {
+            let mut record = self.record.clone();
+            (record.dev, record.inode) = (earlier.id().dev, earlier.id().inode);
+            let _ = earlier.write(&record.encode());
+        }
+        self.current.write(&self.record.encode())
+    }
+
+    /// Looks at the name, and puts the claim back where it is gone. Never waits.
+    ///
+    /// # Errors
+    /// The path or the record cannot be looked at.
+    pub fn check(&mut self) -> Result<Finding> {
+        match self.current.at_path()? {
+            AtPath::Same => self.check_record(),
+            AtPath::Other | AtPath::Missing => Ok(self.put_back()),
+        }
+    }
+
+    fn check_record(&mut self) -> Result<Finding> {
+        let expected = self.record.encode();
+        if self.current.bytes()? == expected {
+            return Ok(Finding::Intact);
+        }
+        if self
+            .rewritten
+            .is_some_and(|at| at.elapsed() < REWRITE_INTERVAL)
+        {
+            return Ok(Finding::Overwritten);
+        }
+        self.current.write(&expected)?;
+        self.rewritten = Some(Instant::now());
+        Ok(Finding::Rewritten)
+    }
+
+    fn put_back(&mut self) -> Finding {
+        if let Some(finding) = self.take_up_earlier() {
+            return finding;
+        }
+        let path: PathBuf = self.current.path().to_path_buf();
+        let opened = match OpenFile::open_or_create(&path)
+            .and_then(|file| Ok((file.read_settled()?, file.try_lock()?)))
+        {
+            Ok(opened) => opened,
+            Err(error) => return Finding::Contested(Contest::Unusable(error)),
+        };
+        match opened {
+            (contents, Try::Locked(locked)) => self.move_to(locked, &contents),
+            (_, Try::Busy(file)) => self.give_way_only_to_a_record(&file),
+        }
+    }
+
+    /// `mv` away and back: what is at the path again is a file we never let go.
+    fn take_up_earlier(&mut self) -> Option<Finding> {
+        let index = self
+            .earlier
+            .iter()
+            .position(|earlier| matches!(earlier.at_path(), Ok(AtPath::Same)))?;
+        let back = self.earlier.swap_remove(index);
+        Some(self.move_to(back, &Contents::Empty))
+    }
+
+    fn move_to(&mut self, locked: Locked, contents: &Contents) -> Finding {
+        if let Some(newer) = contents
+            .record()
+            .filter(|theirs| theirs.generation > self.record.generation)
+        {
+            return Finding::Lost(Box::new(newer.clone()));
+        }
+        (self.record.dev, self.record.inode) = (locked.id().dev, locked.id().inode);
+        match locked.write(&self.record.encode()) {
+            Ok(()) => {
+                self.earlier
+                    .push(std::mem::replace(&mut self.current, locked));
+                Finding::PutBack
+            }
+            Err(error) => Finding::Contested(Contest::Unusable(error)),
+        }
+    }
+
+    /// A locker without a record is waited out: it is a newcomer that is about to find us.
+    fn give_way_only_to_a_record(&self, file: &OpenFile) -> Finding {
+        match holder::identify(file) {
+            Ok(Sighting::Proven(holder)) => match holder.record() {
+                Some(theirs)
+                    if file.names_itself(&Contents::Record(Box::new(theirs.clone())))
+                        && theirs.run_id != self.record.run_id =>
+                {
+                    Finding::Lost(Box::new(theirs.clone()))
+                }
+                _ => Finding::Contested(Contest::Locked(Some(holder.pid()))),
+            },
+            Ok(Sighting::Ending(holder)) => Finding::Contested(Contest::Locked(Some(holder.pid()))),
+            Ok(Sighting::Starting(locker) | Sighting::Foreign(locker)) => {
+                Finding::Contested(Contest::Locked(Some(locker.pid)))
+            }
+            Ok(Sighting::Invisible(pid)) => Finding::Contested(Contest::Locked(pid)),
+            Err(error) => Finding::Contested(Contest::Unusable(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn staked(path: &Path) -> Claim {
+        let file = OpenFile::open_or_create(path).unwrap();
+        let last = file.read().unwrap();
+        let Try::Locked(locked) = file.try_lock().unwrap() else {
+            panic!("busy")
+        };
+        Claim::stake(locked, &last, &Description::of_this_process()).unwrap()
+    }
+
+    fn on_disk(path: &Path) -> Record {
+        Contents::decode(&std::fs::read(path).unwrap())
+            .record()
+            .unwrap()
+            .clone()
+    }
+
+    #[test]
+    fn a_removed_file_a_removed_directory_and_a_moved_file_are_put_back() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("state/gateway.pid");
+        let mut claim = staked(&path);
+        assert!(matches!(claim.check().unwrap(), Finding::Intact));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::PutBack));
+        assert!(on_disk(&path).names(&path, claim.current.id().dev, claim.current.id().inode));
+        std::fs::remove_dir_all(room.path().join("state")).unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::PutBack));
+        let first = claim.current.id();
+        std::fs::rename(&path, room.path().join("away")).unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::PutBack));
+        assert_ne!(claim.current.id(), first);
+        std::fs::rename(room.path().join("away"), &path).unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::PutBack));
+        assert_eq!((claim.current.id(), claim.earlier.len()), (first, 3));
+        assert_eq!(on_disk(&path), *claim.record());
+    }
+
+    #[test]
+    fn an_overwritten_record_is_written_again_but_not_all_the_time() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let mut claim = staked(&path);
+        std::fs::write(&path, "junk").unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::Rewritten));
+        assert_eq!(on_disk(&path), *claim.record());
+        std::fs::write(&path, "junk").unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::Overwritten));
+    }
+
+    #[test]
+    fn a_file_with_a_higher_generation_is_not_taken_over() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let mut claim = staked(&path);
+        let newer = Record {
+            generation: claim.record().generation + 1,
+            ..claim.record().clone()
+        };
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, newer.encode()).unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::Lost(_)));
+    }
+
+    #[test]
+    fn a_locker_without_a_record_is_waited_out() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let mut claim = staked(&path);
+        std::fs::remove_file(&path).unwrap();
+        let Try::Locked(stranger) = OpenFile::open_or_create(&path).unwrap().try_lock().unwrap()
+        else {
+            panic!()
+        };
+        assert!(matches!(
+            claim.check().unwrap(),
+            Finding::Contested(Contest::Locked(_))
+        ));
+        drop(stranger);
+        assert!(matches!(claim.check().unwrap(), Finding::PutBack));
+    }
+
+    #[test]
+    fn an_ended_record_has_no_pid_and_keeps_the_generation() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let claim = staked(&path);
+        let generation = claim.record().generation;
+        let end = End {
+            ended: Timestamp::now(),
+            exit: None,
+            reason: record::Reason::Stopped,
+            by: None,
+        };
+        claim.end(end).unwrap();
+        assert!(std::fs::read(&path).unwrap().starts_with(b"\n"));
+        assert_eq!(on_disk(&path).generation, generation);
+        assert!(staked(&path).record().generation > generation);
+    }
+
+    #[test]
+    fn the_unit_is_the_innermost_service_of_the_cgroup() {
+        let unit = |text: &str| Unit::parse(text).map(|unit| (unit.name, unit.manager));
+        assert_eq!(
+            unit("0::/system.slice/a.service\n"),
+            Some(("a.service".into(), Manager::System))
+        );
+        assert_eq!(
+            unit("0::/user.slice/user-7.slice/user@7.service/app.slice/b@x.service\n"),
+            Some(("b@x.service".into(), Manager::User))
+        );
+        assert_eq!(
+            unit("5:cpu:/\n1:name=systemd:/system.slice/c.service/sub\n"),
+            Some(("c.service".into(), Manager::System))
+        );
+        assert_eq!(unit("0::/user.slice/session-2.scope\n"), None);
+    }
+}

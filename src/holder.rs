@@ -1,0 +1,727 @@
+//! Who holds the lock, proven: the record against the kernel's own lists.
+//!
+//! The record is a hint. Before anybody is called the holder, the process is pinned by a pidfd and
+//! *then* shown to have this very file open with the lock on it, in one of two ways:
+//!
+//! 1. `/proc/PID/fdinfo/N` has a `lock:` line for an exclusive flock (proc_pid_fdinfo(5)) and
+//!    `/proc/PID/fd/N` is our device and inode by `stat`.
+//! 2. Where its descriptors may not be read: `/proc/locks` names it as the taker of the lock
+//!    (proc_locks(5)), *and* the record names it with its actual start time and boot id.
+//!
+//! Device numbers printed in `/proc` differ from `stat`'s on btrfs and others, and are only ever
+//! compared with each other.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use crate::lock::{FileId, OpenFile};
+use crate::process::{self, Pid, Pinned, Signal, Stat};
+use crate::record::{Contents, Record, Text};
+use crate::{Result, record};
+
+/// A process proven to have the lock, and pinned.
+#[derive(Debug)]
+pub struct Holder {
+    pinned: Pinned,
+    start_time: u64,
+    file: FileId,
+    record: Option<Box<Record>>,
+    way: Way,
+}
+
+/// How it was proven.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Way {
+    /// By its descriptor.
+    Descriptor,
+    /// By the kernel's table of locks; the device is the one that table prints for our file.
+    Table { device: String },
+}
+
+/// What is found behind a lock that somebody has.
+#[derive(Debug)]
+pub enum Sighting {
+    /// The record names the holder, and it is proven.
+    Proven(Holder),
+    /// Likewise, but it has already marked its record ended: it is about to let go.
+    Ending(Holder),
+    /// A gateway that has not described itself yet.
+    Starting(Locker),
+    /// Somebody whom the record does not describe.
+    Foreign(Locker),
+    /// Nobody who can be seen: outside our pid namespace, or not ours to look at. The kernel's
+    /// table of locks may still name who took it.
+    Invisible(Option<Pid>),
+}
+
+/// A process that has the lock, but that the record does not describe: never to be signalled.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Locker {
+    /// Its pid.
+    pub pid: Pid,
+    /// Its command line.
+    pub argv: Vec<OsString>,
+}
+
+impl Holder {
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pinned.pid()
+    }
+
+    /// When it started, in clock ticks since boot: with the pid, who it is.
+    #[must_use]
+    pub fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    /// What it wrote of itself, if it wrote more than a pid.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_deref()
+    }
+
+    /// The file it has locked.
+    #[must_use]
+    pub fn file(&self) -> FileId {
+        self.file
+    }
+
+    /// Its command, as people know it: the payload's where there is one.
+    #[must_use]
+    pub fn command(&self) -> Vec<OsString> {
+        match &self.record {
+            Some(record) => record.command().iter().map(|text| text.0.clone()).collect(),
+            None => process::argv(self.pid()),
+        }
+    }
+
+    /// Its pidfd: readable once it has ended.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pinned.as_fd()
+    }
+
+    /// The same holder once more, with a pidfd of its own; `None` if it cannot be had.
+    #[must_use]
+    pub fn duplicate(&self) -> Option<Self> {
+        Some(Self {
+            pinned: self.pinned.duplicate()?,
+            start_time: self.start_time,
+            file: self.file,
+            record: self.record.clone(),
+            way: self.way.clone(),
+        })
+    }
+
+    /// Whether its paths are not ours: it lives in another root directory, or we may not look.
+    #[must_use]
+    pub fn is_in_another_root(&self) -> bool {
+        !has_our_root(self.pid())
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.pinned.exited()
+    }
+
+    /// Whether we may signal it.
+    #[must_use]
+    pub fn may_be_signalled(&self) -> bool {
+        self.pinned.may_signal()
+    }
+
+    /// Proves it once more, then signals it through its pidfd. `false`: it does not hold any more,
+    /// and nothing was sent.
+    ///
+    /// # Errors
+    /// EPERM: it is not ours to signal.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        if !self.still_holds() {
+            return Ok(false);
+        }
+        match self.pinned.signal(signal) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            sent => sent.map(|()| true),
+        }
+    }
+
+    /// Wakes it where it is stopped: SIGTERM alone would only be noted (signal(7)).
+    pub fn wake_if_stopped(&self) {
+        if Stat::of(self.pid()).is_some_and(|stat| stat.is_stopped()) && self.still_holds() {
+            let _ = self.pinned.signal(Signal::CONT);
+        }
+    }
+
+    /// The proof, made again from the start.
+    #[must_use]
+    pub fn still_holds(&self) -> bool {
+        let same = || Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
+        let holds = || match &self.way {
+            Way::Descriptor => descriptor_with_lock(self.pid(), self.file) == Descriptors::Locked,
+            Way::Table { device } => takers(device, self.file.inode).contains(&self.pid()),
+        };
+        !self.pinned.exited() && same() && holds()
+    }
+}
+
+/// Who has the lock on this file, which we could not get.
+///
+/// # Errors
+/// The file or `/proc` cannot be read.
+pub fn identify(file: &OpenFile) -> Result<Sighting> {
+    let contents = file.read_settled()?;
+    if let Some(holder) = prove_named(file, &contents)? {
+        return Ok(proven(holder));
+    }
+    let device = printed_device(file.as_fd(), file.id());
+    let takers = takers(&device, file.id().inode);
+    let Some(pid) = find_locker(file.id(), &takers) else {
+        return Ok(Sighting::Invisible(takers.first().copied()));
+    };
+    if let Some(holder) = prove_elsewhere(pid, file.id(), &contents)? {
+        return Ok(proven(holder));
+    }
+    let locker = Locker {
+        pid,
+        argv: process::argv(pid),
+    };
+    Ok(if is_gateway(pid) {
+        Sighting::Starting(locker)
+    } else {
+        Sighting::Foreign(locker)
+    })
+}
+
+fn proven(holder: Holder) -> Sighting {
+    let ended = holder
+        .record
+        .as_ref()
+        .is_some_and(|record| record.end.is_some());
+    if ended {
+        Sighting::Ending(holder)
+    } else {
+        Sighting::Proven(holder)
+    }
+}
+
+/// The process that the contents name: pinned, its identity compared, its lock proven.
+fn prove_named(file: &OpenFile, contents: &Contents) -> Result<Option<Holder>> {
+    let (pid, start_time) = match contents {
+        Contents::Record(record) => {
+            if record.boot_id != process::boot_id()? || !numbers_mean_the_same(record) {
+                return Ok(None);
+            }
+            (record.pid, Some(record.start_time))
+        }
+        Contents::Hint(hint) => (hint.pid, hint.start_time),
+        Contents::Empty | Contents::Unreadable => return Ok(None),
+    };
+    prove(
+        pid,
+        start_time,
+        file,
+        contents.record().cloned().map(Box::new),
+    )
+}
+
+fn prove(
+    pid: Pid,
+    named_start: Option<u64>,
+    file: &OpenFile,
+    record: Option<Box<Record>>,
+) -> Result<Option<Holder>> {
+    if pid == Pid::this() {
+        return Ok(None);
+    }
+    // Pinned first: what is seen from here on is this process or nothing.
+    let Some(pinned) = pin(pid)? else {
+        return Ok(None);
+    };
+    let Some(stat) = Stat::of(pid) else {
+        return Ok(None);
+    };
+    if named_start.is_some_and(|named| named != stat.start_time) {
+        return Ok(None);
+    }
+    let way = match descriptor_with_lock(pid, file.id()) {
+        Descriptors::Locked => Way::Descriptor,
+        Descriptors::Unreadable if record.is_some() => {
+            let device = printed_device(file.as_fd(), file.id());
+            if !takers(&device, file.id().inode).contains(&pid) {
+                return Ok(None);
+            }
+            Way::Table { device }
+        }
+        Descriptors::Unreadable | Descriptors::NotLocked => return Ok(None),
+    };
+    Ok(Some(Holder {
+        pinned,
+        start_time: stat.start_time,
+        file: file.id(),
+        record,
+        way,
+    }))
+}
+
+fn pin(pid: Pid) -> Result<Option<Pinned>> {
+    Pinned::open(pid).map_err(|error| {
+        let told = crate::Error::system(format!("cannot open a pidfd on pid {pid}")).because(error);
+        told.advise(
+            "without pidfd_open(2) (Linux 5.3, and not filtered by seccomp) nobody can be proven",
+        )
+    })
+}
+
+fn numbers_mean_the_same(record: &Record) -> bool {
+    record.pid_namespace == 0
+        || process::own_pid_namespace().is_none_or(|own| own == record.pid_namespace)
+}
+
+/// A holder in a pid namespace below ours: the record has its number *there*.
+fn prove_elsewhere(pid: Pid, file: FileId, contents: &Contents) -> Result<Option<Holder>> {
+    let Some(record) = contents.record() else {
+        return Ok(None);
+    };
+    if numbers_mean_the_same(record) || record.boot_id != process::boot_id()? {
+        return Ok(None);
+    }
+    let Some(pinned) = pin(pid)? else {
+        return Ok(None);
+    };
+    let namespace = process::pid_namespace(pid);
+    let named = Stat::of(pid).is_some_and(|stat| stat.start_time == record.start_time)
+        && namespace == Some(record.pid_namespace)
+        && process::innermost_pid(pid) == Some(record.pid)
+        && descriptor_with_lock(pid, file) == Descriptors::Locked;
+    Ok(named.then(|| Holder {
+        pinned,
+        start_time: record.start_time,
+        file,
+        record: Some(Box::new(record.clone())),
+        way: Way::Descriptor,
+    }))
+}
+
+/// Whether a process is a gateway, by its executable.
+fn is_gateway(pid: Pid) -> bool {
+    let Some(path) = process::executable(pid) else {
+        return false;
+    };
+    let exe = |who: &str| FileId::at(Path::new(&format!("/proc/{who}/exe"))).ok();
+    path.file_name().is_some_and(|name| name == "gateway") || exe(&pid.to_string()) == exe("self")
+}
+
+/// What a process's descriptors say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Descriptors {
+    Locked,
+    NotLocked,
+    Unreadable,
+}
+
+/// The first way of the proof. `fdinfo` is read before anything is looked at through the
+/// descriptor, because a `stat` on a dead network mount blocks.
+fn descriptor_with_lock(pid: Pid, file: FileId) -> Descriptors {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+        return Descriptors::Unreadable;
+    };
+    let mut answer = Descriptors::NotLocked;
+    for fd in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        if !has_exclusive_flock(pid, &fd) {
+            continue;
+        }
+        match FileId::at(Path::new(&format!("/proc/{pid}/fd/{fd}"))) {
+            Ok(id) if id == file => return Descriptors::Locked,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                answer = Descriptors::Unreadable
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    answer
+}
+
+fn has_exclusive_flock(pid: Pid, fd: &str) -> bool {
+    process::read_bounded(&format!("/proc/{pid}/fdinfo/{fd}"), 64 * 1024)
+        .is_ok_and(|text| fdinfo_has_exclusive_flock(&text))
+}
+
+/// Whether the text of a `fdinfo` file has a line like
+/// `lock: 1: FLOCK  ADVISORY  WRITE 4925 fe:00:131 0 EOF`.
+#[must_use]
+pub fn fdinfo_has_exclusive_flock(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
+        .any(|line| {
+            let mut words = line.split_ascii_whitespace().skip(1);
+            words.next() == Some("FLOCK")
+                && words.next() == Some("ADVISORY")
+                && words.next() == Some("WRITE")
+        })
+}
+
+/// The kernel's table of locks, as far as it is visible from our pid namespace.
+#[must_use]
+pub fn table_of_locks() -> Vec<u8> {
+    process::read_bounded("/proc/locks", 64 << 20).unwrap_or_default()
+}
+
+/// Who took the exclusive flock on a file that we may not open, as far as the table tells.
+#[must_use]
+pub fn taker_of(stat: &rustix::fs::Stat) -> Option<Pid> {
+    let device = (
+        rustix::fs::major(stat.st_dev),
+        rustix::fs::minor(stat.st_dev),
+    )
+        .hex();
+    takers(&device, stat.st_ino).first().copied()
+}
+
+/// The processes that `/proc/locks` names as takers of an exclusive flock on this file.
+fn takers(device: &str, inode: u64) -> Vec<Pid> {
+    parse_locks(&table_of_locks())
+        .filter(|line| line.device == device && line.inode == inode)
+        .map(|line| line.pid)
+        .collect()
+}
+
+/// An exclusive flock in `/proc/locks`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LockLine<'a> {
+    /// Who took it; it may have ended since, and left the lock to a child.
+    pub pid: Pid,
+    /// The device as printed: `major:minor` in hex.
+    pub device: &'a str,
+    /// The inode.
+    pub inode: u64,
+}
+
+/// The exclusive flocks that are held; waiters (`->`), other locks and torn lines are left out.
+pub fn parse_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
+    table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut words = std::str::from_utf8(line)
+            .ok()?
+            .split_ascii_whitespace()
+            .skip(1);
+        if (words.next()?, words.next()?, words.next()?) != ("FLOCK", "ADVISORY", "WRITE") {
+            return None;
+        }
+        let pid = Pid::new(words.next()?.parse().ok()?)?;
+        let (device, inode) = words.next()?.rsplit_once(':')?;
+        Some(LockLine {
+            pid,
+            device,
+            inode: inode.parse().ok()?,
+        })
+    })
+}
+
+/// Our file's device as `/proc/locks` prints it: that of its mount in `/proc/self/mountinfo`.
+fn printed_device(fd: BorrowedFd<'_>, file: FileId) -> String {
+    let read = |path: &str| process::read_bounded(path, 16 << 20).unwrap_or_default();
+    mount_id(&read(&format!("/proc/self/fdinfo/{}", fd.as_raw_fd())))
+        .and_then(|id| mount_device(&read("/proc/self/mountinfo"), id))
+        .unwrap_or_else(|| (rustix::fs::major(file.dev), rustix::fs::minor(file.dev)))
+        .hex()
+}
+
+trait Hex {
+    fn hex(self) -> String;
+}
+
+impl Hex for (u32, u32) {
+    fn hex(self) -> String {
+        format!("{:02x}:{:02x}", self.0, self.1)
+    }
+}
+
+/// `mnt_id:` of a `fdinfo` file.
+fn mount_id(fdinfo: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(fdinfo).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// The device of a mount: the third field of its line (proc_pid_mountinfo(5)).
+fn mount_device(mountinfo: &[u8], id: u64) -> Option<(u32, u32)> {
+    mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut words = line.split(|byte| *byte == b' ').map(std::str::from_utf8);
+        if words.next()?.ok()?.parse::<u64>().ok()? != id {
+            return None;
+        }
+        let (major, minor) = words.nth(1)?.ok()?.split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    })
+}
+
+/// A process that has the lock: the takers are looked at first, then everybody, because a child
+/// may have inherited the descriptor from a taker that is gone.
+fn find_locker(file: FileId, takers: &[Pid]) -> Option<Pid> {
+    let this = Pid::this();
+    let has = |pid: &Pid| *pid != this && descriptor_with_lock(*pid, file) == Descriptors::Locked;
+    takers
+        .iter()
+        .copied()
+        .find(has)
+        .or_else(|| process::all().find(has))
+}
+
+/// A process and a file it has locked exclusively.
+#[derive(Debug)]
+pub struct Held {
+    /// The process.
+    pub pid: Pid,
+    /// The file.
+    pub file: FileId,
+    /// The file, opened through the process's descriptor.
+    contents: Contents,
+}
+
+/// The exclusive flocks of one process on regular files, with what is written in the files.
+pub fn files_held_by(pid: Pid) -> impl Iterator<Item = Held> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten();
+    entries.filter_map(move |entry| {
+        let fd = entry.ok()?.file_name().into_string().ok()?;
+        let through = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
+        // Sockets, pipes and the like have no path; asking for it is cheap and touches nothing.
+        let link = std::fs::read_link(&through).ok()?;
+        if !link.is_absolute() || link.starts_with("/dev") || !has_exclusive_flock(pid, &fd) {
+            return None;
+        }
+        let metadata = rustix::fs::stat(&through).ok()?;
+        if !rustix::fs::FileType::from_raw_mode(metadata.st_mode).is_file() {
+            return None;
+        }
+        let contents = Contents::decode(&read_through(&through)?);
+        Some(Held {
+            pid,
+            file: FileId::of(&metadata),
+            contents,
+        })
+    })
+}
+
+fn read_through(link: &Path) -> Option<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    File::open(link)
+        .ok()?
+        .take(record::MAX_SIZE + 1)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    Some(bytes)
+}
+
+impl Held {
+    /// The gateway that holds this file, if the record in it names the file and the process.
+    #[must_use]
+    pub fn into_holder(self) -> Option<Holder> {
+        let record = self.contents.record()?.clone();
+        if (record.dev, record.inode) != (self.file.dev, self.file.inode) {
+            return None;
+        }
+        let pinned = Pinned::open(self.pid).ok()??;
+        let named = if numbers_mean_the_same(&record) {
+            record.pid == self.pid
+        } else {
+            process::innermost_pid(self.pid) == Some(record.pid)
+        };
+        let same = Stat::of(self.pid).is_some_and(|stat| stat.start_time == record.start_time);
+        let holds = || descriptor_with_lock(self.pid, self.file) == Descriptors::Locked;
+        let start_time = record.start_time;
+        (named && same && holds()).then_some(Holder {
+            pinned,
+            start_time,
+            file: self.file,
+            record: Some(Box::new(record)),
+            way: Way::Descriptor,
+        })
+    }
+}
+
+/// A live holder of an earlier file of this path: removed, renamed away, or replaced.
+///
+/// Its record must name the file it holds and our path, and its directory must be the one that
+/// our file is in, seen from its own root: link texts and device numbers alike coincide between
+/// containers. A locker without such a record is a start in progress, which will compare the path
+/// itself. Whom we may not look at is not found: the manual says so.
+#[must_use]
+pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Option<Holder> {
+    let directory = FileId::at(path.parent()?).ok();
+    let this = Pid::this();
+    process::all().filter(|pid| *pid != this).find_map(|pid| {
+        files_held_by(pid)
+            .filter(|held| Some(held.file) != file && is_ours_by_name(held, path, directory))
+            .find_map(Held::into_holder)
+            .filter(|holder| holder.record().is_some_and(|record| record.end.is_none()))
+    })
+}
+
+fn is_ours_by_name(held: &Held, path: &Path, directory: Option<FileId>) -> bool {
+    let Some(record) = held.contents.record() else {
+        return false;
+    };
+    let theirs = record.path();
+    if theirs.file_name() != path.file_name() {
+        return false;
+    }
+    let root = root_of(held.pid);
+    let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    match (directory, theirs.parent()) {
+        (Some(directory), Some(parent)) => {
+            FileId::at(&inside(parent)).is_ok_and(|id| id == directory)
+        }
+        // The directory is gone, too: the path means the same where the root is the same.
+        (None, _) => theirs == path && has_our_root(held.pid),
+        (Some(_), None) => false,
+    }
+}
+
+fn root_of(pid: Pid) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/root"))
+}
+
+fn has_our_root(pid: Pid) -> bool {
+    matches!((FileId::at(&root_of(pid).join(".")), FileId::at(Path::new("/"))), (Ok(theirs), Ok(ours)) if theirs == ours)
+}
+
+/// Every gateway that can be seen, by its lock.
+pub fn all_holders() -> impl Iterator<Item = Holder> {
+    process::all()
+        .filter(|pid| *pid != Pid::this())
+        .flat_map(files_held_by)
+        .filter_map(Held::into_holder)
+}
+
+/// The words of a command line.
+#[must_use]
+pub fn words(argv: &[Text]) -> Vec<OsString> {
+    argv.iter().map(|text| text.0.clone()).collect()
+}
+
+/// Whether two descriptions of a process are the same one.
+#[must_use]
+pub fn same_process(record: &Record, pid: Pid) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.start_time == record.start_time && record.pid == pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::Try;
+    use proptest::prelude::*;
+    use std::process::{Child, Command};
+
+    struct Ended(Child);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn flock_by_a_stranger(path: &Path) -> Ended {
+        let child = Command::new("flock")
+            .arg("--no-fork")
+            .arg(path)
+            .args(["sleep", "60"])
+            .spawn()
+            .unwrap();
+        let child = Ended(child);
+        let file = OpenFile::open_or_create(path).unwrap();
+        for _ in 0..2000 {
+            if file.is_locked().unwrap() {
+                return child;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("flock did not lock {}", path.display());
+    }
+
+    #[test]
+    fn a_strangers_lock_is_named_and_not_proven() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let child = flock_by_a_stranger(&path);
+        let file = OpenFile::open_or_create(&path).unwrap();
+        match identify(&file).unwrap() {
+            Sighting::Foreign(locker) => assert_eq!(locker.pid.get(), child.0.id().cast_signed()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_bare_pid_of_the_locker_is_proven_and_of_a_bystander_is_not() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let locker = flock_by_a_stranger(&path);
+        let bystander = Ended(Command::new("sleep").arg("60").spawn().unwrap());
+        std::fs::write(&path, format!("{}\n", bystander.0.id())).unwrap();
+        let file = OpenFile::open_or_create(&path).unwrap();
+        assert!(matches!(identify(&file).unwrap(), Sighting::Foreign(_)));
+        std::fs::write(&path, format!("{}\n", locker.0.id())).unwrap();
+        let Sighting::Proven(holder) = identify(&file).unwrap() else {
+            panic!("not proven")
+        };
+        assert!(holder.still_holds() && holder.may_be_signalled());
+        drop(locker);
+        assert!(!holder.still_holds());
+        assert!(!holder.signal(Signal::TERM).unwrap());
+    }
+
+    #[test]
+    fn the_table_of_locks_prints_the_device_of_our_mount() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let Try::Locked(lock) = OpenFile::open_or_create(&path).unwrap().try_lock().unwrap() else {
+            panic!()
+        };
+        let device = printed_device(lock.as_fd(), lock.id());
+        assert_eq!(takers(&device, lock.id().inode), [Pid::this()]);
+    }
+
+    #[test]
+    fn only_held_exclusive_flocks_count() {
+        let table = b"1: POSIX  ADVISORY  WRITE 5 fe:00:7 0 EOF\n2: FLOCK  ADVISORY  WRITE 6 fe:00:7 0 EOF\n\
+            2: -> FLOCK  ADVISORY  WRITE 8 fe:00:7 0 EOF\n3: FLOCK  ADVISORY  READ  9 fe:00:7 0 EOF\n\
+            4: OFDLCK ADVISORY  WRITE -1 fe:00:7 0 EOF\n5: FLOCK  ADVISORY  WRITE -1 fe:00:7 0 EOF\n6: FLOCK";
+        let found: Vec<_> = parse_locks(table)
+            .map(|line| (line.pid.get(), line.device, line.inode))
+            .collect();
+        assert_eq!(found, [(6, "fe:00", 7)]);
+        assert!(fdinfo_has_exclusive_flock(
+            b"pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 6 fe:00:7 0 EOF\n"
+        ));
+        for other in [
+            &b"lock:\t1: FLOCK  ADVISORY  READ  6 fe:00:7 0 EOF"[..],
+            b"lock:\t1: POSIX  ADVISORY  WRITE 6",
+            b"FLOCK ADVISORY WRITE",
+            b"",
+        ] {
+            assert!(!fdinfo_has_exclusive_flock(other));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_kernel_text_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = fdinfo_has_exclusive_flock(&bytes);
+            let _ = parse_locks(&bytes).count();
+            let _ = mount_id(&bytes);
+            let _ = mount_device(&bytes, 5);
+            let _ = Stat::parse(&bytes);
+        }
+    }
+}

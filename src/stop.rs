@@ -1,0 +1,365 @@
+//! Ending the holder that is found, and not its successors.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::acquire::{self, Former, Progress, Refused};
+use crate::holder::{Holder, Locker, Sighting};
+use crate::lock::{OpenFile, Try};
+use crate::process::{Pid, Signal};
+use crate::record::{self, Asker, Contents, End, Reason, Record, Timestamp};
+use crate::survivors::{self, Run, Swept};
+use crate::takeover::{Mode, Rules, START_PATIENCE, Seen, Step, Takeover};
+use crate::view::{self, State, View};
+use crate::wait::{Interrupt, Watched, sleep};
+use crate::{Result, process};
+
+/// How long a process that has let go is given to be gone as well.
+const LAST_STEPS: Duration = Duration::from_secs(1);
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Stopped {
+    /// Nobody held, and nothing was left of anybody.
+    Nothing(View),
+    /// The holder is gone, with its payload.
+    Gone(Gone),
+    /// Nobody held, but a crashed run had left these; they were ended.
+    Cleared(Vec<survivors::Ended>),
+    /// It could not be.
+    Refused(Refused),
+    /// The caller interrupted the wait; whoever was asked will stop all the same.
+    Interrupted(Vec<Former>),
+}
+
+/// A holder that was stopped.
+#[derive(Debug)]
+pub struct Gone {
+    /// Who it was.
+    pub holder: Former,
+    /// What it left behind, and was ended.
+    pub swept: Vec<survivors::Ended>,
+    /// How long it took.
+    pub after: Duration,
+    /// Who has the lock now.
+    pub successor: Option<State>,
+}
+
+/// Stops the holder of the pid file at `path`: asks it, kills it when due, ends what it leaves.
+///
+/// # Errors
+/// The pid file cannot be looked at, or the system refuses what proof needs.
+pub fn stop(
+    path: &Path,
+    rules: Rules,
+    interrupt: &mut dyn Interrupt,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Stopped> {
+    let began = Instant::now();
+    let mut stopper = Stopper {
+        began,
+        takeover: Takeover::new(Rules {
+            mode: Mode::Stop,
+            ..rules
+        }),
+        rules,
+        asked: None,
+    };
+    stopper.run(path, interrupt, progress)
+}
+
+struct Stopper {
+    began: Instant,
+    rules: Rules,
+    takeover: Takeover,
+    asked: Option<Former>,
+}
+
+impl Stopper {
+    fn run(
+        &mut self,
+        path: &Path,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Stopped> {
+        loop {
+            let view = view::look(path)?;
+            let who = match view.state {
+                State::Free => return Ok(Stopped::Nothing(view)),
+                State::Crashed => return self.clear(view, interrupt, progress),
+                State::Held(holder) | State::Removed(holder) => {
+                    return self.end(&Sighting::Proven(holder), path, interrupt, progress);
+                }
+                State::Ending(holder) => {
+                    return self.end(&Sighting::Ending(holder), path, interrupt, progress);
+                }
+                State::Starting(Some(locker)) => Sighting::Starting(locker),
+                State::Starting(None) => Sighting::Invisible(None),
+                State::Foreign(locker) => Sighting::Foreign(locker),
+                State::Invisible(pid) => Sighting::Invisible(pid),
+            };
+            match self.takeover.next(
+                self.began.elapsed(),
+                Seen::Held(acquire::standing(&who, Mode::Stop)),
+            ) {
+                Step::Sleep(_) => doze(None, Duration::from_millis(20), interrupt),
+                Step::Refuse(refusal) => {
+                    return Ok(Stopped::Refused(Refused::By {
+                        refusal,
+                        who,
+                        asked: Vec::new(),
+                    }));
+                }
+                Step::Start | Step::Reopen | Step::Ask | Step::Kill => {}
+            }
+            if interrupt.interrupted() {
+                return Ok(Stopped::Interrupted(Vec::new()));
+            }
+        }
+    }
+
+    /// Presses one proven holder until it is gone.
+    fn end(
+        &mut self,
+        who: &Sighting,
+        path: &Path,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Stopped> {
+        let (Sighting::Proven(holder) | Sighting::Ending(holder)) = who else {
+            unreachable!("only the proven get here")
+        };
+        let target = acquire::former(holder);
+        let mut told = None;
+        while !holder.has_ended() && holder.still_holds() {
+            let standing = acquire::standing(who, Mode::Stop);
+            match self
+                .takeover
+                .next(self.began.elapsed(), Seen::Held(standing))
+            {
+                Step::Ask => self.ask(holder, progress)?,
+                Step::Kill => self.kill(holder, progress)?,
+                Step::Refuse(refusal) => {
+                    let who = again(holder);
+                    return Ok(Stopped::Refused(Refused::By {
+                        refusal,
+                        who,
+                        asked: self.asked.take().into_iter().collect(),
+                    }));
+                }
+                Step::Sleep(until) => {
+                    let elapsed = self.began.elapsed();
+                    let left = until.map(|until| until.saturating_sub(elapsed));
+                    if told.is_none_or(|at: Instant| at.elapsed() >= Duration::from_millis(900))
+                        && elapsed > Duration::from_millis(500)
+                    {
+                        told = Some(Instant::now());
+                        progress(Progress::Waiting { who, left });
+                    }
+                    doze(
+                        Some(holder),
+                        left.unwrap_or(LAST_STEPS).min(LAST_STEPS),
+                        interrupt,
+                    );
+                }
+                Step::Start | Step::Reopen => {}
+            }
+            if interrupt.interrupted() {
+                return Ok(Stopped::Interrupted(
+                    self.asked.take().into_iter().collect(),
+                ));
+            }
+        }
+        doze_until_exit(holder);
+        self.finish(target, path, interrupt, progress)
+    }
+
+    fn ask(&mut self, holder: &Holder, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
+        if acquire::press(holder, Signal::TERM)? {
+            self.asked = Some(acquire::former(holder));
+            let kill_after = self
+                .rules
+                .kill_after(holder.record().and_then(|record| record.stop_timeout));
+            progress(Progress::Asked { holder, kill_after });
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self, holder: &Holder, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
+        if acquire::press(holder, Signal::KILL)? {
+            if let Some(asked) = &mut self.asked {
+                asked.killed = true;
+            }
+            progress(Progress::Killed { holder });
+        }
+        Ok(())
+    }
+
+    /// The holder is gone. If it could not say so itself, its payload is ended here, without the
+    /// lock: a run id is never used twice.
+    fn finish(
+        &mut self,
+        target: Former,
+        path: &Path,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Stopped> {
+        let holder = self.asked.take().unwrap_or(target);
+        let mut swept = Vec::new();
+        if let Some(record) = holder.record.clone() {
+            let unmarked = is_unmarked(path, &record);
+            let last = Contents::Record(Box::new(record));
+            if unmarked || holder.killed {
+                match self.sweep(&last, path, interrupt, progress)? {
+                    Ok(ended) => swept = ended,
+                    Err(other) => return Ok(other),
+                }
+                mark_ended(path, &last)?;
+            }
+        }
+        let successor = successor(path, holder.pid);
+        Ok(Stopped::Gone(Gone {
+            holder,
+            swept,
+            after: self.began.elapsed(),
+            successor,
+        }))
+    }
+
+    fn clear(
+        &mut self,
+        view: View,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Stopped> {
+        let ended = match self.sweep(&view.contents, &view.path, interrupt, progress)? {
+            Ok(ended) => ended,
+            Err(other) => return Ok(other),
+        };
+        mark_ended(&view.path, &view.contents)?;
+        Ok(if ended.is_empty() {
+            Stopped::Nothing(view)
+        } else {
+            Stopped::Cleared(ended)
+        })
+    }
+
+    fn sweep(
+        &self,
+        last: &Contents,
+        path: &Path,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Result<Vec<survivors::Ended>, Stopped>> {
+        let run = Run::of(last, path)?;
+        let bound = self.takeover.deadline().map_or(START_PATIENCE, |deadline| {
+            deadline.saturating_sub(self.began.elapsed())
+        });
+        let deadline = Instant::now().checked_add(bound.max(Duration::from_secs(6)));
+        let mut tell = |survivors: &[survivors::Survivor]| progress(Progress::Ending { survivors });
+        Ok(
+            match survivors::sweep(&run, deadline, interrupt, &mut tell) {
+                Swept::Clean(ended) => Ok(ended),
+                Swept::Interrupted => Err(Stopped::Interrupted(Vec::new())),
+                Swept::Stuck(left) => {
+                    let ancestors = process::ancestors();
+                    let own_ancestor = left
+                        .iter()
+                        .any(|survivor| ancestors.contains(&survivor.pid()));
+                    Err(Stopped::Refused(Refused::Survivors { left, own_ancestor }))
+                }
+            },
+        )
+    }
+}
+
+/// The same holder as a value of its own, for the answer.
+fn again(holder: &Holder) -> Sighting {
+    let locker = Locker {
+        pid: holder.pid(),
+        argv: holder.command(),
+    };
+    holder
+        .duplicate()
+        .map_or(Sighting::Foreign(locker), Sighting::Proven)
+}
+
+fn doze(holder: Option<&Holder>, limit: Duration, interrupt: &mut dyn Interrupt) {
+    let fds = holder
+        .map(Holder::pidfd)
+        .into_iter()
+        .chain(interrupt.descriptor());
+    sleep(fds.map(Watched::Readable), Some(limit));
+}
+
+fn doze_until_exit(holder: &Holder) {
+    let end = Instant::now() + LAST_STEPS;
+    while !holder.has_ended() && Instant::now() < end {
+        sleep(
+            [Watched::Readable(holder.pidfd())],
+            Some(end.saturating_duration_since(Instant::now())),
+        );
+    }
+}
+
+fn is_unmarked(path: &Path, record: &Record) -> bool {
+    let on_disk = OpenFile::open_existing(path)
+        .ok()
+        .flatten()
+        .and_then(|file| file.read_settled().ok());
+    on_disk.is_none_or(|contents| {
+        contents
+            .record()
+            .is_none_or(|found| found.run_id != record.run_id || found.end.is_none())
+    })
+}
+
+/// Marks a crashed record ended, if the lock is free and it still is that record.
+fn mark_ended(path: &Path, last: &Contents) -> Result<()> {
+    if OpenFile::open_existing(path)?.is_none() {
+        return Ok(());
+    }
+    let Try::Locked(locked) = OpenFile::open_or_create(path)?.try_lock()? else {
+        return Ok(());
+    };
+    let now = locked.read()?;
+    if now != *last && !same_run(&now, last) {
+        return Ok(());
+    }
+    match now {
+        Contents::Record(mut record) if record.end.is_none() => {
+            let by = Some(Asker {
+                pid: Pid::this(),
+                uid: rustix::process::geteuid().as_raw(),
+                argv: own_argv(),
+            });
+            record.end = Some(End {
+                ended: Timestamp::now(),
+                exit: None,
+                reason: Reason::Stopped,
+                by,
+            });
+            locked.write(&record.encode())
+        }
+        // A bare pid: nobody is there, so nobody is named.
+        Contents::Hint(_) => locked.write(b"\n"),
+        _ => Ok(()),
+    }
+}
+
+fn same_run(one: &Contents, other: &Contents) -> bool {
+    let run_id = |contents: &Contents| contents.record().map(|record| record.run_id.clone());
+    run_id(one).is_some() && run_id(one) == run_id(other)
+}
+
+fn own_argv() -> Vec<record::Text> {
+    record::command_line(&std::env::args_os().collect::<Vec<_>>())
+}
+
+fn successor(path: &Path, stopped: Pid) -> Option<State> {
+    match view::look(path).ok()?.state {
+        State::Free | State::Crashed => None,
+        state if state.holder().is_some_and(|holder| holder.pid() == stopped) => None,
+        state => Some(state),
+    }
+}

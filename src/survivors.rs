@@ -1,0 +1,378 @@
+//! What a crashed holder's payload left behind: found, pinned, proven, ended, awaited.
+//!
+//! The kernel frees a killed gateway's lock before its payload has heard of it, and a large process
+//! needs long to die. So whoever takes the lock after a crash first makes sure that it is alone.
+//!
+//! A process belongs to the crashed run if it is the recorded payload (pid, start time and boot id),
+//! if it has the run id in the environment it was started with, or if it descends from such a one.
+//! A process that is being killed loses its environment at once, but keeps its descriptors for
+//! long; one that may belong to the run is awaited, and never signalled.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::process::{self, Environ, Family, Pid, Pinned, Signal, Stat};
+use crate::record::{Contents, Record};
+use crate::wait::{Interrupt, Watched, sleep};
+use crate::{Result, holder};
+
+/// The payload's own pid file, in its environment.
+pub const PID_FILE: &str = "GATEWAY_PID_FILE";
+/// The gateway's pid, in the payload's environment.
+pub const PID: &str = "GATEWAY_PID";
+/// The run ids of the gateways above a process, outermost first, joined by `:`.
+pub const RUN_ID: &str = "GATEWAY_RUN_ID";
+/// The generation, in the payload's environment.
+pub const GENERATION: &str = "GATEWAY_GENERATION";
+
+/// How long survivors get between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long a dying process that may not even belong to the run goes unmentioned.
+const UNNAMED: Duration = Duration::from_secs(2);
+
+/// New survivors may be born while the known ones die.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How a process came to be counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tie {
+    /// It is the recorded payload.
+    Payload,
+    /// It has the run id, or descends from one that has.
+    Marked,
+    /// It is on its way out, and nobody can tell any more whether it belonged to the run.
+    Exiting,
+}
+
+/// A process that is left.
+#[derive(Debug)]
+pub struct Survivor {
+    pinned: Pinned,
+    start_time: u64,
+    tie: Tie,
+    name: OsString,
+    argv: Vec<OsString>,
+}
+
+impl Survivor {
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pinned.pid()
+    }
+
+    /// Its command line; its name where it has lost that.
+    #[must_use]
+    pub fn command(&self) -> Vec<OsString> {
+        if self.argv.is_empty() {
+            vec![self.name.clone()]
+        } else {
+            self.argv.clone()
+        }
+    }
+
+    /// Its state now, as ps(1) prints it.
+    #[must_use]
+    pub fn state(&self) -> char {
+        Stat::of(self.pid()).map_or('X', |stat| stat.state as char)
+    }
+
+    fn pin(stat: &Stat, tie: Tie) -> Option<Self> {
+        let pinned = Pinned::open(stat.pid).ok()??;
+        // Looked at again behind the pidfd: the number may have been handed on since.
+        let again = Stat::of(stat.pid)?;
+        (again.start_time == stat.start_time).then(|| Self {
+            pinned,
+            start_time: stat.start_time,
+            tie,
+            name: stat.name.clone(),
+            argv: process::argv(stat.pid),
+        })
+    }
+
+    fn signal(&self, signal: Signal) {
+        let same = Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
+        if self.tie != Tie::Exiting && same {
+            let _ = self.pinned.signal(signal);
+        }
+    }
+}
+
+/// What is known of the run whose survivors are looked for.
+#[derive(Clone, Debug)]
+pub struct Run<'a> {
+    last: &'a Contents,
+    path: &'a Path,
+    boot_id: String,
+}
+
+impl<'a> Run<'a> {
+    /// The run that wrote these contents into the file at this canonical path.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn of(last: &'a Contents, path: &'a Path) -> Result<Self> {
+        Ok(Self {
+            last,
+            path,
+            boot_id: process::boot_id()?,
+        })
+    }
+
+    /// Whether it may have left anything: not after an ordered end, nor across a reboot. What
+    /// became the command (`--exec`) was never watched, and is left alone.
+    #[must_use]
+    pub fn may_have_survivors(&self) -> bool {
+        self.last.record().is_none_or(|record| {
+            record.end.is_none() && record.boot_id == self.boot_id && !record.exec
+        })
+    }
+
+    /// Looks for them now.
+    #[must_use]
+    pub fn survivors(&self) -> Vec<Survivor> {
+        if !self.may_have_survivors() {
+            return Vec::new();
+        }
+        let family = Family::now();
+        let this = Pid::this();
+        let tied: Vec<(&Stat, Tie)> = family
+            .members()
+            .filter(|stat| stat.pid != this && !stat.is_zombie())
+            .filter_map(|stat| Some((stat, self.tie(stat)?)))
+            .collect();
+        let roots: Vec<Pid> = tied
+            .iter()
+            .filter(|(_, tie)| *tie != Tie::Exiting)
+            .map(|(stat, _)| stat.pid)
+            .collect();
+        let heirs = family
+            .descendants(&roots, &[this])
+            .into_iter()
+            .filter(|stat| {
+                !stat.is_zombie() && !tied.iter().any(|(known, _)| known.pid == stat.pid)
+            })
+            .map(|stat| (stat, Tie::Marked));
+        tied.iter()
+            .copied()
+            .chain(heirs)
+            .filter_map(|(stat, tie)| Survivor::pin(stat, tie))
+            .collect()
+    }
+
+    fn tie(&self, stat: &Stat) -> Option<Tie> {
+        match self.last.record() {
+            Some(record) => self.tie_by_record(record, stat),
+            None => Environ::of(stat.pid)
+                .filter(|environ| self.is_ours_by_path(environ))
+                .map(|_| Tie::Marked),
+        }
+    }
+
+    fn tie_by_record(&self, record: &Record, stat: &Stat) -> Option<Tie> {
+        let is_payload = |payload: &crate::record::Payload| {
+            (payload.pid, payload.start_time) == (stat.pid, stat.start_time)
+        };
+        if record.payload.as_ref().is_some_and(is_payload) {
+            return Some(Tie::Payload);
+        }
+        match Environ::of(stat.pid) {
+            Some(environ) => (has_run_id(&environ, &record.run_id)
+                && same_invocation(&environ, record))
+            .then_some(Tie::Marked),
+            None => may_have_belonged(record, stat).then_some(Tie::Exiting),
+        }
+    }
+
+    /// Without a record: started for this pid file, by a gateway that holds nothing any more.
+    fn is_ours_by_path(&self, environ: &Environ) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        let gateway = || Pid::new(std::str::from_utf8(environ.get(PID)?).ok()?.parse().ok()?);
+        environ.get(PID_FILE) == Some(self.path.as_os_str().as_bytes())
+            && gateway().is_some_and(|pid| pid != Pid::this() && !holds_a_file_of(pid, self.path))
+    }
+}
+
+fn holds_a_file_of(pid: Pid, path: &Path) -> bool {
+    holder::files_held_by(pid)
+        .filter_map(holder::Held::into_holder)
+        .any(|holder| holder.record().is_some_and(|record| record.path() == path))
+}
+
+fn has_run_id(environ: &Environ, run_id: &str) -> bool {
+    environ.get(RUN_ID).is_some_and(|ids| {
+        ids.split(|byte| *byte == b':')
+            .any(|id| id == run_id.as_bytes())
+    })
+}
+
+/// A process with another `INVOCATION_ID` was started by a service manager: not by the payload.
+fn same_invocation(environ: &Environ, record: &Record) -> bool {
+    environ.get("INVOCATION_ID") == record.invocation_id.as_deref().map(str::as_bytes)
+}
+
+/// On its way out, of a user whose processes the run could have had, and born after it began.
+fn may_have_belonged(record: &Record, stat: &Stat) -> bool {
+    let eligible = || record.uid == 0 || process::uid(stat.pid) == Some(record.uid);
+    stat.is_exiting() && stat.start_time >= record.start_time && eligible()
+}
+
+/// What became of them.
+#[derive(Debug)]
+pub enum Swept {
+    /// Nobody is left. These were ended.
+    Clean(Vec<Ended>),
+    /// The caller was interrupted first.
+    Interrupted,
+    /// These could not be ended in time, or are our own ancestors.
+    Stuck(Vec<Survivor>),
+}
+
+/// A survivor that was ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// Its pid.
+    pub pid: Pid,
+    /// Its command line.
+    pub argv: Vec<OsString>,
+}
+
+/// Ends what is left: SIGTERM, after five seconds SIGKILL, until nobody is left or `deadline`.
+///
+/// `told` hears of the ones that are waited for, whenever there is something to say.
+pub fn sweep(
+    run: &Run<'_>,
+    deadline: Option<Instant>,
+    interrupt: &mut dyn Interrupt,
+    told: &mut dyn FnMut(&[Survivor]),
+) -> Swept {
+    let began = Instant::now();
+    let ancestors = process::ancestors();
+    let mut asked: Vec<Ended> = Vec::new();
+    let mut named = false;
+    loop {
+        let mut left = run.survivors();
+        let overdue = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if overdue {
+            // One that only may have belonged to the run does not end the start.
+            left.retain(|survivor| survivor.tie != Tie::Exiting);
+        }
+        if left.is_empty() {
+            return Swept::Clean(asked);
+        }
+        let own = left
+            .iter()
+            .any(|survivor| survivor.tie != Tie::Exiting && ancestors.contains(&survivor.pid()));
+        if overdue || own {
+            return Swept::Stuck(left);
+        }
+        let asked_before = asked.len();
+        press(&left, began, &mut asked);
+        let overlong = !named && began.elapsed() >= UNNAMED;
+        if asked.len() > asked_before || overlong {
+            named |= overlong;
+            told(&left);
+        }
+        doze(&left, began, deadline, interrupt);
+        if interrupt.interrupted() {
+            return Swept::Interrupted;
+        }
+    }
+}
+
+fn press(left: &[Survivor], began: Instant, asked: &mut Vec<Ended>) {
+    let due = began.elapsed() >= GRACE;
+    for survivor in left.iter().filter(|survivor| survivor.tie != Tie::Exiting) {
+        let known = asked.iter().any(|ended| ended.pid == survivor.pid());
+        if due {
+            survivor.signal(Signal::KILL);
+        } else if !known {
+            survivor.signal(Signal::TERM);
+            survivor.signal(Signal::CONT);
+        }
+        if !known {
+            asked.push(Ended {
+                pid: survivor.pid(),
+                argv: survivor.command(),
+            });
+        }
+    }
+}
+
+fn doze(
+    left: &[Survivor],
+    began: Instant,
+    deadline: Option<Instant>,
+    interrupt: &mut dyn Interrupt,
+) {
+    let until_kill = GRACE.checked_sub(began.elapsed()).unwrap_or(LOOK_AGAIN);
+    let until_deadline = deadline.map_or(LOOK_AGAIN, |deadline| {
+        deadline.saturating_duration_since(Instant::now())
+    });
+    let limit = LOOK_AGAIN.min(until_kill).min(until_deadline);
+    // A process is not gone when its pidfd is readable for others in the list: any end wakes us.
+    let fds = left
+        .iter()
+        .take(256)
+        .map(|survivor| Watched::Readable(survivor.pinned.as_fd()));
+    sleep(
+        fds.chain(interrupt.descriptor().map(Watched::Readable)),
+        Some(limit),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::example;
+
+    #[test]
+    fn a_run_id_is_a_member_of_a_list() {
+        let id = example().run_id;
+        let list = format!("{RUN_ID}=ffff:{id}:0000\0");
+        assert!(has_run_id(&Environ::from_bytes(list.as_bytes()), &id));
+        let longer = format!("{RUN_ID}={id}0\0");
+        assert!(!has_run_id(&Environ::from_bytes(longer.as_bytes()), &id));
+    }
+
+    #[test]
+    fn another_invocation_was_started_by_a_service_manager() {
+        let with = Environ::from_bytes(b"INVOCATION_ID=abc\0");
+        let without = Environ::from_bytes(b"X=1\0");
+        let none = example();
+        let some = Record {
+            invocation_id: Some("abc".into()),
+            ..example()
+        };
+        assert!(same_invocation(&without, &none) && same_invocation(&with, &some));
+        assert!(!same_invocation(&with, &none) && !same_invocation(&without, &some));
+    }
+
+    #[test]
+    fn an_ended_run_another_boot_and_an_exec_leave_nothing_to_look_for() {
+        let path = Path::new("/x/gateway.pid");
+        let asked = |record: Record| {
+            let contents = Contents::Record(Box::new(record));
+            Run::of(&contents, path).unwrap().may_have_survivors()
+        };
+        let here = process::boot_id().unwrap();
+        assert!(!asked(example()));
+        assert!(asked(Record {
+            boot_id: here.clone(),
+            ..example()
+        }));
+        assert!(!asked(Record {
+            boot_id: here,
+            exec: true,
+            ..example()
+        }));
+        assert!(
+            Run::of(&Contents::Empty, path)
+                .unwrap()
+                .may_have_survivors()
+        );
+    }
+}

@@ -1,0 +1,331 @@
+//! What can be said of a pid file without changing anything: no write, no new file, and no lock
+//! taken while a holder can be seen.
+
+use std::path::{Path, PathBuf};
+
+use crate::holder::{self, Holder, LockLine, Locker, Sighting};
+use crate::lock::{FileId, OpenFile};
+use crate::process::{self, Pid};
+use crate::record::{Contents, Record};
+use crate::{Error, ErrorKind, Result};
+
+/// What is true of a pid file at one moment.
+#[derive(Debug)]
+pub enum State {
+    /// Nobody holds it.
+    Free,
+    /// Nobody holds it, and its last holder ended without a word.
+    Crashed,
+    /// A proven holder.
+    Held(Holder),
+    /// Held by a gateway that has not written its record yet.
+    Starting(Option<Locker>),
+    /// Held by one that has marked its record ended, and is about to let go.
+    Ending(Holder),
+    /// Held by somebody whom the record does not describe.
+    Foreign(Locker),
+    /// Held, on a file that is not at the path any more.
+    Removed(Holder),
+    /// Held by somebody who cannot be seen from here, or not be looked at.
+    Invisible(Option<Pid>),
+}
+
+impl State {
+    /// The state's name, the same in every output.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Crashed => "crashed",
+            Self::Held(_) => "held",
+            Self::Starting(_) => "starting",
+            Self::Ending(_) => "ending",
+            Self::Foreign(_) => "foreign",
+            Self::Removed(_) => "removed",
+            Self::Invisible(_) => "invisible",
+        }
+    }
+
+    /// The proven holder, if there is one.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Holder> {
+        match self {
+            Self::Held(holder) | Self::Ending(holder) | Self::Removed(holder) => Some(holder),
+            _ => None,
+        }
+    }
+}
+
+/// A look at a pid file.
+#[derive(Debug)]
+pub struct View {
+    /// The absolute path; canonical where the file exists.
+    pub path: PathBuf,
+    /// What is true of it.
+    pub state: State,
+    /// What is written in it. Empty where there is no file, or none that we may read.
+    pub contents: Contents,
+}
+
+impl View {
+    /// The record in the file at the path, if there is one.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        self.contents.record()
+    }
+}
+
+/// Looks at the pid file at an absolute path. Never waits.
+///
+/// # Errors
+/// `ErrorKind::PidFile`: something is there that no pid file can be, or it may not be looked at
+/// and the kernel's table of locks does not tell either.
+pub fn look(path: &Path) -> Result<View> {
+    match OpenFile::open_existing(path) {
+        Ok(Some(file)) => look_at(&file),
+        Ok(None) => Ok(look_at_nothing(path)),
+        Err(error) => look_from_outside(path).ok_or(error),
+    }
+}
+
+fn look_at(file: &OpenFile) -> Result<View> {
+    let contents = file.read_settled()?;
+    let state = match holder::identify(file)? {
+        Sighting::Proven(holder) => State::Held(holder),
+        Sighting::Ending(holder) => State::Ending(holder),
+        Sighting::Starting(locker) => State::Starting(Some(locker)),
+        Sighting::Foreign(locker) => State::Foreign(locker),
+        Sighting::Invisible(Some(pid)) => State::Invisible(Some(pid)),
+        Sighting::Invisible(None) => unseen(file, &contents)?,
+    };
+    // Read before the holder was identified: a start in between has written since.
+    let contents = state
+        .holder()
+        .and_then(Holder::record)
+        .map_or(contents, |record| {
+            Contents::Record(Box::new(record.clone()))
+        });
+    Ok(View {
+        path: file.path().to_path_buf(),
+        state,
+        contents,
+    })
+}
+
+/// Nobody is visible: either nobody is there, or somebody out of sight.
+fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
+    if file.is_locked()? {
+        // Taken only this instant, perhaps: then it can be seen now.
+        return Ok(match holder::identify(file)? {
+            Sighting::Proven(holder) => State::Held(holder),
+            Sighting::Starting(locker) => State::Starting(Some(locker)),
+            Sighting::Foreign(locker) => State::Foreign(locker),
+            _ => State::Invisible(None),
+        });
+    }
+    if !file.names_itself(contents) {
+        if let Some(holder) = holder::holder_of_earlier_file(file.path(), Some(file.id())) {
+            return Ok(State::Removed(holder));
+        }
+    }
+    Ok(unlocked(contents))
+}
+
+/// A pid on line 1 of an unlocked file means a crash.
+fn unlocked(contents: &Contents) -> State {
+    match contents {
+        Contents::Record(record) if record.end.is_none() && !record.exec => State::Crashed,
+        Contents::Hint(_) => State::Crashed,
+        _ => State::Free,
+    }
+}
+
+fn look_at_nothing(path: &Path) -> View {
+    let path = canonical_name(path);
+    let state = holder::holder_of_earlier_file(&path, None).map_or(State::Free, State::Removed);
+    View {
+        path,
+        state,
+        contents: Contents::Empty,
+    }
+}
+
+/// The name in its directory's canonical form, as far as the directory exists.
+fn canonical_name(path: &Path) -> PathBuf {
+    let directory = path
+        .parent()
+        .and_then(|parent| std::fs::canonicalize(parent).ok());
+    match (directory, path.file_name()) {
+        (Some(directory), Some(name)) => directory.join(name),
+        _ => path.to_path_buf(),
+    }
+}
+
+/// Not ours to open: the kernel's table of locks names the taker all the same.
+fn look_from_outside(path: &Path) -> Option<View> {
+    let stat = rustix::fs::lstat(path).ok()?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return None;
+    }
+    let pid = holder::taker_of(&stat)?;
+    Some(View {
+        path: canonical_name(path),
+        state: State::Invisible(Some(pid)),
+        contents: Contents::Empty,
+    })
+}
+
+/// Every gateway that can be seen, by its lock, and every pid file in the given directories.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
+    if !Path::new("/proc/self").exists() {
+        return Err(Error::new(ErrorKind::System, "cannot read /proc")
+            .advise("mount it (mount -t proc proc /proc)"));
+    }
+    let census = Census::now();
+    let mut views: Vec<View> = Vec::new();
+    for path in places.iter().flat_map(|place| pid_files_below(place)) {
+        if let Ok(Some(file)) = OpenFile::open_existing(&path) {
+            if !census.holds(file.id()) {
+                views.extend(census.view(&file));
+            }
+        } else if let Some(view) = look_from_outside(&path) {
+            views.push(view);
+        }
+    }
+    views.extend(census.holders.into_iter().filter_map(held_view));
+    views.sort_by(|one, other| one.path.cmp(&other.path));
+    views.dedup_by(|one, other| one.path == other.path && one.state.name() == other.state.name());
+    Ok(views)
+}
+
+fn held_view(holder: Holder) -> Option<View> {
+    let record = holder.record()?.clone();
+    let path = record.path();
+    let there = FileId::at(&path).is_ok_and(|id| id == holder.file());
+    let outside = holder.is_in_another_root();
+    let contents = Contents::Record(Box::new(record));
+    let state = match &contents {
+        Contents::Record(record) if record.end.is_some() => State::Ending(holder),
+        _ if there || outside => State::Held(holder),
+        _ => State::Removed(holder),
+    };
+    Some(View {
+        path,
+        state,
+        contents,
+    })
+}
+
+/// Who holds what, looked up once for many files.
+struct Census {
+    holders: Vec<Holder>,
+    table: Vec<u8>,
+}
+
+impl Census {
+    fn now() -> Self {
+        Self {
+            holders: holder::all_holders().collect(),
+            table: holder::table_of_locks(),
+        }
+    }
+
+    fn holds(&self, file: FileId) -> bool {
+        self.holders.iter().any(|holder| holder.file() == file)
+    }
+
+    /// A file that no known gateway holds. Only where the table has a lock on its inode number
+    /// is it looked at more closely.
+    fn view(&self, file: &OpenFile) -> Option<View> {
+        let same_inode = |line: LockLine<'_>| line.inode == file.id().inode;
+        if holder::parse_locks(&self.table).any(same_inode) {
+            return look_at(file).ok();
+        }
+        let contents = file.read_settled().ok()?;
+        Some(View {
+            path: file.path().to_path_buf(),
+            state: unlocked(&contents),
+            contents,
+        })
+    }
+}
+
+/// `PLACE/gateway.pid` and `PLACE/NAME/gateway.pid`.
+fn pid_files_below(place: &Path) -> Vec<PathBuf> {
+    let names = std::fs::read_dir(place)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<PathBuf> = names
+        .map(|directory| directory.join(crate::place::FILE_NAME))
+        .collect();
+    files.push(place.join(crate::place::FILE_NAME));
+    files
+}
+
+/// Processes of the payload now: it and its descendants.
+#[must_use]
+pub fn payload_size(record: &Record) -> usize {
+    let Some(payload) = &record.payload else {
+        return 0;
+    };
+    let family = process::Family::now();
+    let lives = family.members().any(|stat| {
+        (stat.pid, stat.start_time) == (payload.pid, payload.start_time) && !stat.is_zombie()
+    });
+    let holder = family
+        .descendants(&[record.pid], &[])
+        .iter()
+        .filter(|stat| !stat.is_zombie())
+        .count();
+    if lives { holder.max(1) } else { holder }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_one_level_deep() {
+        let room = tempfile::tempdir().unwrap();
+        for name in ["gateway.pid", "a/gateway.pid", "b/other", "c/d/gateway.pid"] {
+            let path = room.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let views = list(&[room.path().to_path_buf()]).unwrap();
+        let mine = views
+            .iter()
+            .filter(|view| view.path.starts_with(room.path()))
+            .map(|view| view.path.strip_prefix(room.path()).unwrap());
+        assert_eq!(
+            mine.collect::<Vec<_>>(),
+            [Path::new("a/gateway.pid"), Path::new("gateway.pid")]
+        );
+    }
+
+    #[test]
+    fn looking_creates_nothing_and_a_missing_file_is_free() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("no/gateway.pid");
+        let view = look(&path).unwrap();
+        assert_eq!(
+            (view.state.name(), path.parent().unwrap().exists()),
+            ("free", false)
+        );
+    }
+
+    #[test]
+    fn what_an_unlocked_file_says() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        for (bytes, state) in [("", "free"), ("junk", "free"), ("1\n", "crashed")] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(look(&path).unwrap().state.name(), state, "{bytes:?}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), bytes);
+        }
+    }
+}
