@@ -1,0 +1,273 @@
+//! The interface, declared once: help, completions and the manual's options come from here.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+use gateway_lock::place::{Choice, Name};
+use gateway_lock::process::Signal;
+use gateway_lock::record::Limit;
+
+use crate::describe::Language;
+use crate::duration;
+
+/// One running instance of a command per pid file.
+///
+/// An advisory lock on the pid file is held for as long as the command runs: a crash releases it,
+/// and nothing ever has to be removed by hand.
+#[derive(Parser, Debug)]
+#[command(
+    name = "gateway",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args, Debug)]
+pub struct Global {
+    /// The pid file's path.
+    #[arg(short = 'f', long, alias = "pidfile", global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub pid_file: Option<PathBuf>,
+
+    /// An instance's name: its pid file is PLACE/NAME/gateway.pid.
+    ///
+    /// PLACE is $GATEWAY_STATE_DIR; else /var/lib/gateway for root, and for any user to whom
+    /// /var/lib/gateway/NAME belongs; else ~/.local/state/gateway. Letters, digits, and . _ - @ :
+    /// are allowed.
+    #[arg(short = 'n', long, global = true, value_name = "NAME", value_parser = name)]
+    pub name: Option<Name>,
+
+    /// Tell more: what is done, and why.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Tell only of faults.
+    ///
+    /// Whatever was to be expected (held, waiting, gave up, nothing to stop) is told by the exit
+    /// code alone.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+impl Global {
+    /// Which pid file is meant.
+    pub fn choice(&self) -> Choice {
+        match (&self.pid_file, &self.name) {
+            (Some(path), _) => Choice::Path(path.clone()),
+            (None, Some(name)) => Choice::Name(name.clone()),
+            (None, None) => Choice::Default,
+        }
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run COMMAND under the lock, and end with it.
+    ///
+    /// Without COMMAND the lock is held until somebody asks for the end. Without --replace or
+    /// --wait a holder refuses the start at once.
+    Run(Run),
+    /// Say who holds the lock. Changes nothing.
+    ///
+    /// The exit code is 0 for held, starting, ending, foreign and removed, 1 for crashed, 3 for
+    /// free, and 4 where it cannot tell.
+    Status(Show),
+    /// Stop the holder and its payload, and wait for their end.
+    Stop(Patience),
+    /// List every gateway that can be seen.
+    List(Show),
+    /// Print the completions for a shell.
+    #[command(hide = true)]
+    Completions {
+        /// For what.
+        language: Language,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Take over: ask the holder to stop, wait for the lock, then run COMMAND.
+    ///
+    /// Only a holder that the pid file names and that is proven to have the lock is asked (with
+    /// SIGTERM), and killed where --kill-after says so.
+    #[arg(long, conflicts_with = "wait")]
+    pub replace: bool,
+
+    /// Stand in line: wait for the lock without asking anybody to stop.
+    #[arg(short, long)]
+    pub wait: bool,
+
+    #[command(flatten)]
+    pub patience: Patience,
+
+    /// The signal that COMMAND is sent at an ordered stop, instead of the one that came.
+    #[arg(long, value_name = "SIG", value_parser = signal)]
+    pub stop_signal: Option<Signal>,
+
+    /// How long COMMAND gets between the stop signal and SIGKILL.
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = duration::parse)]
+    pub stop_timeout: Limit,
+
+    /// Who tells the service manager that the service is ready.
+    ///
+    /// gateway: we do, when COMMAND runs. payload: COMMAND does, through $NOTIFY_SOCKET, and the
+    /// unit needs NotifyAccess=all.
+    #[arg(long, value_name = "WHO", default_value = "gateway")]
+    pub notify: Notify,
+
+    /// Become COMMAND instead of supervising it; it inherits the lock.
+    ///
+    /// The lock lasts until the last process that has it is gone. Nobody is left to end COMMAND's
+    /// descendants, to watch the pid file, or to mark its record ended.
+    #[arg(long)]
+    pub exec: bool,
+
+    /// The command and its arguments.
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub struct Patience {
+    /// The end of the whole wait.
+    ///
+    /// By default a --wait has none; everything else ends 10 seconds after --kill-after.
+    #[arg(long, value_name = "D", value_parser = duration::parse)]
+    pub timeout: Option<Limit>,
+
+    /// How long the asked holder gets before SIGKILL; infinity: it is never killed.
+    ///
+    /// By default its own stop budget and 5 seconds; 30 seconds where it recorded none.
+    #[arg(long, value_name = "D", value_parser = duration::parse)]
+    pub kill_after: Option<Limit>,
+}
+
+#[derive(Args, Debug)]
+pub struct Show {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Notify {
+    Gateway,
+    Payload,
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::new(text).ok_or_else(|| {
+        "letters, digits, and . _ - @ : are allowed, not starting with . (for a path: -f PATH)"
+            .to_owned()
+    })
+}
+
+fn signal(text: &str) -> Result<Signal, String> {
+    Signal::parse(text)
+        .ok_or_else(|| "give a signal's name or number: TERM, INT, QUIT, USR1, 15".to_owned())
+}
+
+/// Reads the command line.
+pub fn parse() -> Result<Cli, clap::Error> {
+    let cli = Cli::try_parse().map_err(tip)?;
+    check(&cli)?;
+    Ok(cli)
+}
+
+/// What clap cannot be told.
+fn check(cli: &Cli) -> Result<(), clap::Error> {
+    let wrong = |text: &str| Err(Cli::command().error(ErrorKind::ArgumentConflict, text));
+    if cli.global.pid_file.is_some() && cli.global.name.is_some() {
+        return wrong("--pid-file and --name both say where the pid file is: give one of them");
+    }
+    if cli.global.verbose > 0 && cli.global.quiet {
+        return wrong("--verbose and --quiet contradict each other: give one of them");
+    }
+    let Command::Run(run) = &cli.command else {
+        return Ok(());
+    };
+    if run.patience.timeout.is_some() && !run.replace && !run.wait {
+        return wrong(
+            "--timeout bounds a wait, and a plain run does not wait: add --replace or --wait",
+        );
+    }
+    if run.patience.kill_after.is_some() && !run.replace {
+        return wrong("--kill-after is about the holder that is asked to stop: add --replace");
+    }
+    if run.exec && run.command.is_empty() {
+        return wrong("--exec becomes COMMAND, and there is none: add -- COMMAND");
+    }
+    Ok(())
+}
+
+/// Likely slips get a sentence of their own.
+fn tip(mut error: clap::Error) -> clap::Error {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let argument = argument.clone();
+    let words: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    if let Some(text) = slip(&words, &argument) {
+        error = Cli::command().error(ErrorKind::UnknownArgument, text);
+    }
+    error
+}
+
+fn slip(words: &[String], argument: &str) -> Option<String> {
+    let at = words.iter().position(|word| word == argument)?;
+    let before = at.checked_sub(1).map(|before| words[before].as_str());
+    if matches!(before, Some("-w" | "--wait")) && duration::parse(argument).is_ok() {
+        return Some(format!(
+            "--wait takes no time: for at most {argument}, say --wait --timeout {argument}"
+        ));
+    }
+    if argument.starts_with('-') || !words.iter().any(|word| word == "run") {
+        return None;
+    }
+    let (ours, command) = words.split_at(at);
+    Some(format!(
+        "COMMAND stands behind --: gateway {} -- {}",
+        ours.join(" "),
+        command.join(" ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn slips_are_answered_with_what_to_type() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let said = |text: &str, argument: &str| slip(&words(text), argument);
+        assert_eq!(
+            said("run -n x sleep 9", "sleep").unwrap(),
+            "COMMAND stands behind --: gateway run -n x -- sleep 9"
+        );
+        assert!(
+            said("run -w 10 -- sleep 9", "10")
+                .unwrap()
+                .contains("--wait --timeout 10")
+        );
+        assert_eq!(said("run --frobnicate", "--frobnicate"), None);
+        assert_eq!(said("status x", "x"), None);
+    }
+}

@@ -1,0 +1,346 @@
+//! `status`: what is true of a pid file, and how the last run ended.
+
+use std::io::Write;
+
+use gateway_lock::Result;
+use gateway_lock::holder::Holder;
+use gateway_lock::record::{End, Limit, Manager, Record, Text, Timestamp};
+use gateway_lock::view::{self, State, View};
+use serde::Serialize;
+
+use crate::cli::Show;
+use crate::commands::Context;
+use crate::exit::{STATUS_CRASHED, STATUS_FREE, STATUS_HELD, STATUS_UNKNOWN, Verdict};
+use crate::words;
+
+pub fn status(context: &Context, show: &Show) -> Result<Verdict> {
+    let subject = context.subject()?;
+    let view = match view::look(&subject.path) {
+        Ok(view) => view,
+        Err(error) => return Ok(cannot_tell(context, show, &subject, &error)),
+    };
+    if show.json {
+        print(&json(&view));
+    } else {
+        print(&text(&view, &subject));
+        if matches!(view.state, State::Free) {
+            if let Some(others) = context.others() {
+                print(&format!("      {others}\n"));
+            }
+        }
+    }
+    Ok(Verdict::Code(code(&view.state)))
+}
+
+/// LSB: 0 runs, 1 dead with a pid file, 3 not running, 4 unknown.
+fn code(state: &State) -> u8 {
+    match state {
+        State::Held(_)
+        | State::Starting(_)
+        | State::Ending(_)
+        | State::Foreign(_)
+        | State::Removed(_) => STATUS_HELD,
+        State::Crashed => STATUS_CRASHED,
+        State::Free => STATUS_FREE,
+        State::Invisible(_) => STATUS_UNKNOWN,
+    }
+}
+
+fn cannot_tell(
+    context: &Context,
+    show: &Show,
+    subject: &words::Subject,
+    error: &gateway_lock::Error,
+) -> Verdict {
+    context.voice.fault(&error.to_string());
+    if show.json {
+        let path = Text(subject.path.as_os_str().to_os_string());
+        print(&line(&StatusJson {
+            format: 1,
+            state: "unknown",
+            pid_file: path,
+            holder: None,
+            last: None,
+        }));
+    }
+    Verdict::Code(STATUS_UNKNOWN)
+}
+
+/// A reader that has gone away is no fault of ours.
+pub fn print(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// What `--json` prints. Keys are only ever added.
+#[derive(Serialize)]
+pub struct StatusJson {
+    format: u32,
+    state: &'static str,
+    pid_file: Text,
+    holder: Option<HolderJson>,
+    last: Option<LastJson>,
+}
+
+#[derive(Serialize)]
+struct HolderJson {
+    pid: i32,
+    start_time: Option<u64>,
+    uptime_s: Option<f64>,
+    argv: Vec<Text>,
+    uid: Option<u32>,
+    unit: Option<String>,
+    manager: Option<Manager>,
+    payload: Option<gateway_lock::record::Payload>,
+    generation: Option<u64>,
+    run_id: Option<String>,
+    since: Option<Timestamp>,
+    stop_timeout: Option<Limit>,
+    host: Option<Text>,
+}
+
+/// How the previous run ended; its record's end is missing where it crashed.
+#[derive(Serialize)]
+struct LastJson {
+    pid: i32,
+    generation: u64,
+    run_id: String,
+    since: Timestamp,
+    argv: Vec<Text>,
+    unit: Option<String>,
+    #[serde(flatten)]
+    end: Option<End>,
+}
+
+/// The object of one pid file.
+pub fn object(view: &View) -> StatusJson {
+    let holder = match &view.state {
+        State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
+            Some(of_holder(holder))
+        }
+        State::Starting(Some(locker)) | State::Foreign(locker) => {
+            Some(of_pid(locker.pid.get(), &locker.argv))
+        }
+        State::Invisible(Some(pid)) => Some(of_pid(pid.get(), &[])),
+        State::Starting(None) | State::Invisible(None) | State::Free | State::Crashed => None,
+    };
+    let idle = matches!(view.state, State::Free | State::Crashed);
+    StatusJson {
+        format: 1,
+        state: view.state.name(),
+        pid_file: Text(view.path.as_os_str().to_os_string()),
+        holder,
+        last: view.record().filter(|_| idle).map(of_last),
+    }
+}
+
+fn of_last(record: &Record) -> LastJson {
+    LastJson {
+        pid: record.pid.get(),
+        generation: record.generation,
+        run_id: record.run_id.clone(),
+        since: record.since,
+        argv: record.command().to_vec(),
+        unit: record.unit.clone(),
+        end: record.end.clone(),
+    }
+}
+
+fn of_holder(holder: &Holder) -> HolderJson {
+    let record = holder.record();
+    let mut json = of_pid(holder.pid().get(), &holder.command());
+    json.start_time = Some(holder.start_time());
+    if let Some(record) = record {
+        json.uptime_s = Some(record.since.age().as_secs_f64());
+        json.argv.clone_from(&record.argv);
+        json.uid = Some(record.uid);
+        json.unit.clone_from(&record.unit);
+        json.manager = record.manager;
+        json.payload.clone_from(&record.payload);
+        json.generation = Some(record.generation);
+        json.run_id = Some(record.run_id.clone());
+        json.since = Some(record.since);
+        json.stop_timeout = record.stop_timeout;
+        json.host = Some(record.host.clone());
+    }
+    json
+}
+
+fn of_pid(pid: i32, argv: &[std::ffi::OsString]) -> HolderJson {
+    HolderJson {
+        pid,
+        start_time: None,
+        uptime_s: None,
+        argv: argv.iter().cloned().map(Text).collect(),
+        uid: gateway_lock::process::Pid::new(pid.into()).and_then(gateway_lock::process::uid),
+        unit: None,
+        manager: None,
+        payload: None,
+        generation: None,
+        run_id: None,
+        since: None,
+        stop_timeout: None,
+        host: None,
+    }
+}
+
+fn json(view: &View) -> String {
+    line(&object(view))
+}
+
+fn line(json: &impl Serialize) -> String {
+    let mut text = serde_json::to_string(json).expect("this has nothing that JSON cannot say");
+    text.push('\n');
+    text
+}
+
+fn text(view: &View, subject: &words::Subject) -> String {
+    let path = words::path(&view.path);
+    match &view.state {
+        State::Held(holder) | State::Ending(holder) => format!(
+            "{}: {}\n{}",
+            view.state.name(),
+            headline(holder),
+            details(holder, &path)
+        ),
+        State::Removed(holder) => format!(
+            "removed: {}, whose pid file is not at its path any more; it puts it back by itself\n{}",
+            headline(holder),
+            details(holder, &path)
+        ),
+        State::Starting(Some(locker)) => {
+            format!(
+                "starting: {} has the lock, and has not written its record yet\n{}",
+                words::process(locker.pid, &locker.argv),
+                file(&path)
+            )
+        }
+        State::Foreign(locker) => format!(
+            "foreign: {} has the lock, and the pid file does not name it\n{}",
+            words::process(locker.pid, &locker.argv),
+            file(&path)
+        ),
+        State::Invisible(Some(pid)) => format!(
+            "invisible: pid {pid} has the lock, and this user may not look at it; look as root\n{}",
+            file(&path)
+        ),
+        State::Starting(None) | State::Invisible(None) => format!(
+            "invisible: the lock is held by a process that cannot be seen from here (another container or pid namespace, or another user's)\n{}",
+            file(&path)
+        ),
+        State::Crashed => format!(
+            "crashed: {}; the next start needs nothing removed\n{}",
+            crashed(view),
+            file(&path)
+        ),
+        State::Free => format!("free: {}\n{}", free(view, subject), file(&path)),
+    }
+}
+
+fn headline(holder: &Holder) -> String {
+    let up = holder.record().map_or_else(String::new, |record| {
+        format!(", up {}", words::span(record.since.age()))
+    });
+    format!("{}{up}", words::process(holder.pid(), &holder.command()))
+}
+
+fn file(path: &str) -> String {
+    detail("pid file", path)
+}
+
+fn detail(name: &str, value: &str) -> String {
+    format!("  {name:<9} {value}\n")
+}
+
+fn details(holder: &Holder, path: &str) -> String {
+    let Some(record) = holder.record() else {
+        return file(path);
+    };
+    let mut out = String::new();
+    if let Some(unit) = &record.unit {
+        let user = if record.manager == Some(Manager::User) {
+            " (user manager)"
+        } else {
+            ""
+        };
+        out += &detail(
+            "unit",
+            &format!("{}{user}", gateway_lock::record::printable(unit.as_ref())),
+        );
+    }
+    out += &match &record.payload {
+        Some(payload) => detail(
+            "payload",
+            &format!(
+                "pid {}, {}",
+                payload.pid,
+                processes(view::payload_size(record))
+            ),
+        ),
+        None if record.exec => detail("payload", "the holder became the command (--exec)"),
+        None => detail("payload", "none"),
+    };
+    let since = humantime::format_rfc3339_seconds(record.since.0)
+        .to_string()
+        .replace('T', " ")
+        .replace('Z', " UTC");
+    out += &detail(
+        "since",
+        &format!("{since}, generation {}", record.generation),
+    );
+    if let Some(limit) = record.stop_timeout {
+        let signal = record
+            .stop_signal
+            .map_or_else(|| "TERM".to_owned(), |signal| signal.to_string());
+        let kill = limit.finite().map_or_else(
+            || "never SIGKILL".to_owned(),
+            |limit| format!("SIGKILL after {}", words::span(limit)),
+        );
+        out += &detail("at stop", &format!("{signal}, {kill}"));
+    }
+    out + &file(path)
+}
+
+fn processes(count: usize) -> String {
+    if count == 1 {
+        "1 process".to_owned()
+    } else {
+        format!("{count} processes")
+    }
+}
+
+fn crashed(view: &View) -> String {
+    match view.record() {
+        Some(record) => {
+            let since = humantime::format_rfc3339_seconds(record.since.0).to_string();
+            let time = since.get(11..16).unwrap_or_default();
+            let rebooted =
+                gateway_lock::process::boot_id().is_ok_and(|boot| boot != record.boot_id);
+            let how = if rebooted {
+                "ended with the host"
+            } else {
+                "ended without a word"
+            };
+            format!(
+                "{} {how} at or after {time} UTC",
+                words::process(record.pid, &words::words(record.command()))
+            )
+        }
+        None => "the pid file names a process that does not hold the lock".to_owned(),
+    }
+}
+
+fn free(view: &View, subject: &words::Subject) -> String {
+    match view.record() {
+        Some(Record { end: Some(end), .. }) => words::end(end),
+        Some(record) if record.exec => {
+            format!(
+                "{} became its command, and let go",
+                words::process(record.pid, &words::words(record.command()))
+            )
+        }
+        _ => format!(
+            "nobody holds it; start with: {}",
+            subject.typed("run -- COMMAND")
+        ),
+    }
+}

@@ -1,0 +1,182 @@
+//! Words on stderr: a line for a person goes through [`Voice`], a line for the diary through `log`.
+//! Both end up in one place, because stderr is the log (systemd.exec(5), "logging").
+//!
+//! A full stderr that nobody reads must not hold up a signal: a line that finds no room soon is
+//! dropped.
+
+use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use log::{Level, LevelFilter};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// How long a full pipe may delay us.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// `poll(2)` promises room for this much in a pipe (PIPE_BUF, pipe(7)).
+const LONGEST: usize = 4000;
+
+/// How to speak to people.
+#[derive(Clone, Copy, Debug)]
+pub struct Voice {
+    quiet: bool,
+    terminal: bool,
+    journal: bool,
+}
+
+impl Voice {
+    /// Speaks as `-q` says, and to whom stderr leads.
+    pub fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            terminal: std::io::stderr().is_terminal(),
+            journal: is_journal(),
+        }
+    }
+
+    /// Something is wrong: always told.
+    pub fn fault(&self, text: &str) {
+        self.line(Level::Error, text);
+    }
+
+    /// Something that was to be expected; `-q` leaves it to the exit code.
+    pub fn expected(&self, text: &str) {
+        if !self.quiet {
+            self.line(Level::Warn, text);
+        }
+    }
+
+    /// Something a person should do; told once, not silenced by a good outcome.
+    pub fn notice(&self, text: &str) {
+        if !self.quiet {
+            self.line(Level::Warn, text);
+        }
+    }
+
+    /// Whether a countdown can be shown.
+    pub fn counts_down(&self) -> bool {
+        self.terminal && !self.quiet && !self.journal
+    }
+
+    /// Shows a line that the next one overwrites.
+    pub fn countdown(&self, text: &str) {
+        write_soon(format!("\r\x1b[Kgateway: {text}").as_bytes());
+    }
+
+    /// Removes it.
+    pub fn end_countdown(&self) {
+        write_soon(b"\r\x1b[K");
+    }
+
+    fn line(&self, level: Level, text: &str) {
+        write_soon(line(self.journal, level, text).as_bytes());
+    }
+}
+
+/// Starts the diary: info in the journal, warnings elsewhere, `GATEWAY_LOG` and `-v` on top.
+pub fn start_diary(verbose: u8, quiet: bool) {
+    let journal = is_journal();
+    let level = match (verbose, quiet, journal) {
+        (_, true, _) => LevelFilter::Error,
+        (0, false, false) => LevelFilter::Warn,
+        (0, false, true) | (1, false, _) => LevelFilter::Info,
+        (2, false, _) => LevelFilter::Debug,
+        (_, false, _) => LevelFilter::Trace,
+    };
+    let mut builder = env_logger::Builder::new();
+    builder
+        .filter_level(level)
+        .parse_env("GATEWAY_LOG")
+        .target(env_logger::Target::Pipe(Box::new(Soon)));
+    builder.format(move |out, record| {
+        let text = record.args().to_string();
+        let dated = if journal || record.level() <= Level::Warn {
+            text
+        } else {
+            dated(&text)
+        };
+        out.write_all(line(journal, record.level(), &dated).as_bytes())
+    });
+    builder.init();
+}
+
+fn dated(text: &str) -> String {
+    format!(
+        "{}: {text}",
+        humantime::format_rfc3339_millis(std::time::SystemTime::now())
+    )
+}
+
+/// One line; in the journal with its priority (sd-daemon(3)) and without our name, which it knows.
+fn line(journal: bool, level: Level, text: &str) -> String {
+    let mut text = text.replace('\n', " ");
+    if text.len() > LONGEST {
+        let cut = (0..=LONGEST)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
+        text.truncate(cut);
+    }
+    if !journal {
+        return format!("gateway: {text}\n");
+    }
+    let priority = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    format!("<{priority}>{text}\n")
+}
+
+/// Whether stderr is the journal's stream: `$JOURNAL_STREAM` names its device and inode.
+fn is_journal() -> bool {
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
+        return false;
+    };
+    let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() else {
+        return false;
+    };
+    let Ok(metadata) = std::fs::File::from(stderr).metadata() else {
+        return false;
+    };
+    stream == format!("{}:{}", metadata.dev(), metadata.ino())
+}
+
+fn write_soon(bytes: &[u8]) {
+    let stderr = std::io::stderr();
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    let patience = Timespec::try_from(PATIENCE).expect("a short time fits");
+    if matches!(poll(&mut fds, Some(&patience)), Ok(1)) {
+        let _ = stderr.lock().write_all(bytes);
+    }
+}
+
+/// The diary's way to stderr.
+struct Soon;
+
+impl Write for Soon {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        write_soon(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_gets_priorities_and_people_get_our_name() {
+        assert_eq!(line(true, Level::Error, "x\ny"), "<3>x y\n");
+        assert_eq!(line(true, Level::Info, "x"), "<6>x\n");
+        assert_eq!(line(false, Level::Error, "x"), "gateway: x\n");
+        assert!(line(false, Level::Warn, &"ä".repeat(4000)).len() < 4096);
+    }
+}

@@ -1,0 +1,400 @@
+//! What is known, in words for a tired person: what happened, to which pid, at which path, and
+//! what to type next.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gateway_lock::acquire::{Former, Refused};
+use gateway_lock::holder::{Holder, Locker, Sighting};
+use gateway_lock::place::{Choice, user_name};
+use gateway_lock::process::Pid;
+use gateway_lock::record::{Asker, End, Exit, Limit, Manager, Reason, Record, Text, printable};
+use gateway_lock::survivors::Survivor;
+use gateway_lock::takeover::{Bar, Refusal};
+
+/// A command line is shown no longer than this.
+const LONGEST_COMMAND: usize = 72;
+
+/// The pid file somebody speaks of, and how to say it again on a command line.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The absolute path.
+    pub path: PathBuf,
+    choice: Choice,
+}
+
+impl Subject {
+    /// What was chosen, and what it came to.
+    pub fn new(path: PathBuf, choice: Choice) -> Self {
+        Self { path, choice }
+    }
+
+    /// A command of ours about it, to be typed.
+    pub fn typed(&self, verb: &str) -> String {
+        match &self.choice {
+            Choice::Name(name) => format!("gateway -n {} {verb}", name.as_str()),
+            _ => format!("gateway -f {} {verb}", quoted(self.path.as_os_str())),
+        }
+    }
+
+    fn path(&self) -> String {
+        path(&self.path)
+    }
+}
+
+/// A path for people.
+pub fn path(path: &Path) -> String {
+    printable(path.as_os_str())
+}
+
+/// A word that a shell takes as one.
+fn quoted(word: &OsStr) -> String {
+    let shown = printable(word);
+    let plain = !shown.is_empty()
+        && shown
+            .chars()
+            .all(|character| character.is_alphanumeric() || "_-./:=@%+,".contains(character));
+    if plain {
+        shown
+    } else {
+        format!("'{}'", shown.replace('\'', "'\\''"))
+    }
+}
+
+/// A command line, cut to a readable length.
+pub fn command(argv: &[OsString]) -> String {
+    let words: Vec<String> = argv.iter().map(|word| quoted(word)).collect();
+    let mut line = words.join(" ");
+    if line.chars().count() > LONGEST_COMMAND {
+        line = line.chars().take(LONGEST_COMMAND).collect();
+        line.push('…');
+    }
+    line
+}
+
+/// `pid 4925 (sleep 600)`
+pub fn process(pid: Pid, argv: &[OsString]) -> String {
+    if argv.is_empty() {
+        format!("pid {pid}")
+    } else {
+        format!("pid {pid} ({})", command(argv))
+    }
+}
+
+/// The words of a recorded command line.
+pub fn words(argv: &[Text]) -> Vec<OsString> {
+    argv.iter().map(|text| text.0.clone()).collect()
+}
+
+/// `3 h 12 min`, `45 s`, `0.2 s`
+pub fn span(length: Duration) -> String {
+    let seconds = length.as_secs();
+    match seconds {
+        0..10 if length.subsec_millis() > 0 => format!("{:.1} s", length.as_secs_f64()),
+        0..60 => format!("{seconds} s"),
+        60..3600 => pair(seconds, 60, "min", "s"),
+        3600..86_400 => pair(seconds / 60, 60, "h", "min"),
+        _ => pair(seconds / 3600, 24, "d", "h"),
+    }
+}
+
+fn pair(value: u64, base: u64, large: &str, small: &str) -> String {
+    match value % base {
+        0 => format!("{} {large}", value / base),
+        rest => format!("{} {large} {rest} {small}", value / base),
+    }
+}
+
+/// A length of time that may have no end.
+pub fn limit(limit: Limit) -> String {
+    limit.finite().map_or_else(|| "no limit".to_owned(), span)
+}
+
+/// How to say it to us: plain seconds, rounded up.
+fn typed_seconds(length: Duration) -> u64 {
+    length.as_secs() + u64::from(length.subsec_nanos() > 0)
+}
+
+/// `systemctl stop NAME.service`
+pub fn systemctl(verb: &str, record: &Record) -> Option<String> {
+    let unit = record.unit.as_ref()?;
+    let user = if record.manager == Some(Manager::User) {
+        "--user "
+    } else {
+        ""
+    };
+    Some(format!(
+        "systemctl {user}{verb} {}",
+        quoted(OsStr::new(unit))
+    ))
+}
+
+/// `pid 4925 (hermes gateway run), up 3 h 12 min, hermes-gateway.service`
+pub fn holder(holder: &Holder) -> String {
+    let mut text = process(holder.pid(), &holder.command());
+    if let Some(record) = holder.record() {
+        text += &format!(", up {}", span(record.since.age()));
+        if let Some(unit) = &record.unit {
+            text += &format!(", {}", printable(OsStr::new(unit)));
+        }
+    }
+    text
+}
+
+fn locker(locker: &Locker) -> String {
+    process(locker.pid, &locker.argv)
+}
+
+/// Who is behind the lock.
+pub fn sighting(who: &Sighting) -> String {
+    match who {
+        Sighting::Proven(known) => holder(known),
+        Sighting::Ending(known) => format!("{}, which is about to let go", holder(known)),
+        Sighting::Starting(known) => format!("{}, which has not written its record yet", locker(known)),
+        Sighting::Foreign(known) => format!("{}, which the pid file does not name", locker(known)),
+        Sighting::Invisible(Some(pid)) => format!("pid {pid}, which this user may not look at"),
+        Sighting::Invisible(None) => "a process that cannot be seen from here (another container or pid namespace, or another user's)".to_owned(),
+    }
+}
+
+/// How to stop a holder.
+pub fn how_to_stop(holder: &Holder, subject: &Subject) -> String {
+    if let Some(systemctl) = holder.record().and_then(|record| systemctl("stop", record)) {
+        return systemctl;
+    }
+    let typed = subject.typed("stop");
+    match holder.record().map(|record| record.uid) {
+        Some(uid)
+            if uid != rustix::process::geteuid().as_raw()
+                && !rustix::process::geteuid().is_root() =>
+        {
+            as_user(uid, subject)
+        }
+        _ => typed,
+    }
+}
+
+fn as_user(uid: u32, subject: &Subject) -> String {
+    format!(
+        "as {}: gateway -f {} stop",
+        user_name(uid),
+        quoted(subject.path.as_os_str())
+    )
+}
+
+/// Why a start or a stop came to nothing.
+pub fn refused(refused: &Refused, subject: &Subject, began: Duration, verb: &str) -> String {
+    match refused {
+        Refused::By {
+            refusal,
+            who,
+            asked,
+        } => by(*refusal, who, asked, subject, began, verb),
+        Refused::Survivors { left, own_ancestor } => survivors(left, *own_ancestor, subject),
+    }
+}
+
+fn by(
+    refusal: Refusal,
+    who: &Sighting,
+    asked: &[Former],
+    subject: &Subject,
+    waited: Duration,
+    verb: &str,
+) -> String {
+    let at = subject.path();
+    match (refusal, who) {
+        (Refusal::Held, Sighting::Proven(known) | Sighting::Ending(known)) => {
+            format!(
+                "held by {}, {at}; take over: --replace; stop it: {}",
+                holder(known),
+                how_to_stop(known, subject)
+            )
+        }
+        (Refusal::Barred(bar), Sighting::Proven(known) | Sighting::Ending(known)) => {
+            barred(bar, known, subject, verb)
+        }
+        (Refusal::TooShort { timeout, needed }, Sighting::Proven(known)) => {
+            too_short(timeout, needed, known, asked, subject)
+        }
+        (Refusal::Deadline, _) => format!(
+            "gave up after {}: {} still has the lock, {at}{}; give it longer with --timeout{}",
+            span(waited),
+            sighting(who),
+            said_before(asked),
+            look_at(who)
+        ),
+        (_, Sighting::Starting(_) | Sighting::Foreign(_) | Sighting::Invisible(_)) => {
+            unproven(who, asked, subject, verb)
+        }
+        _ => format!("cannot {verb} {}, {at}", sighting(who)),
+    }
+}
+
+fn unproven(who: &Sighting, asked: &[Former], subject: &Subject, verb: &str) -> String {
+    let next = match who {
+        Sighting::Foreign(known) => format!(
+            "it is not ours to end: wait for it with --wait, or look at it with: ps -fp {}",
+            known.pid
+        ),
+        Sighting::Starting(known) => format!("look at it with: ps -fp {}", known.pid),
+        Sighting::Invisible(Some(_)) => "look at it as root, or as its user".to_owned(),
+        _ => "stop it where it runs, or look as root on the host".to_owned(),
+    };
+    format!(
+        "cannot {verb}: held by {}, {}{}; {next}",
+        sighting(who),
+        subject.path(),
+        said_before(asked)
+    )
+}
+
+fn barred(bar: Bar, known: &Holder, subject: &Subject, verb: &str) -> String {
+    let (who, at) = (holder(known), subject.path());
+    match bar {
+        Bar::Ancestor => format!(
+            "cannot {verb} {who}, {at}: it is an ancestor of this process, which would end with it; do it from outside, for example with: systemd-run {}",
+            subject.typed(if verb == "stop" {
+                "stop"
+            } else {
+                "run --replace -- COMMAND"
+            })
+        ),
+        Bar::Init => format!(
+            "cannot {verb} {who}, {at}: it is the first process of this container, which would end with it; restart the container"
+        ),
+        Bar::NotPermitted => {
+            let uid = known.record().map_or(0, |record| record.uid);
+            format!(
+                "may not signal {who}, {at}: it belongs to {}; do it {}",
+                user_name(uid),
+                as_user(uid, subject)
+            )
+        }
+    }
+}
+
+fn too_short(
+    timeout: Duration,
+    needed: Option<Duration>,
+    known: &Holder,
+    asked: &[Former],
+    subject: &Subject,
+) -> String {
+    let (who, at) = (holder(known), subject.path());
+    let sooner = typed_seconds(timeout).saturating_sub(1);
+    match needed {
+        Some(needed) => format!(
+            "--timeout {} would end before {who} has to stop, which takes up to {}, {at}; it was not asked{}; say --timeout {} or --kill-after {sooner}",
+            typed_seconds(timeout),
+            span(needed),
+            said_before(asked),
+            typed_seconds(needed) + 10,
+        ),
+        None => format!(
+            "--timeout {} would end before {who} has to stop, which has no limit, {at}; it was not asked{}; say --timeout infinity or --kill-after {sooner}",
+            typed_seconds(timeout),
+            said_before(asked),
+        ),
+    }
+}
+
+fn said_before(asked: &[Former]) -> String {
+    let gone: Vec<String> = asked
+        .iter()
+        .map(|former| process(former.pid, &former.argv))
+        .collect();
+    if gone.is_empty() {
+        String::new()
+    } else {
+        format!(" (asked to stop: {})", gone.join(", "))
+    }
+}
+
+fn look_at(who: &Sighting) -> String {
+    gateway_lock::acquire::pid_of(who).map_or_else(String::new, |pid| {
+        format!(", or look at it with: ps -fp {pid}")
+    })
+}
+
+/// `pid 77 (worker, state D)`
+pub fn survivor(survivor: &Survivor) -> String {
+    format!(
+        "pid {} ({}, state {})",
+        survivor.pid(),
+        command(&survivor.command()),
+        survivor.state()
+    )
+}
+
+fn survivors(left: &[Survivor], own_ancestor: bool, subject: &Subject) -> String {
+    let named: Vec<String> = left.iter().map(survivor).collect();
+    let (named, at) = (named.join(", "), subject.path());
+    if own_ancestor {
+        return format!(
+            "left of the crashed run: {named}, {at}; one of them is an ancestor of this process: start from outside of it"
+        );
+    }
+    let first = left
+        .first()
+        .map_or_else(String::new, |survivor| survivor.pid().to_string());
+    format!(
+        "left of the crashed run, and cannot be ended: {named}, {at}; look at it with: ps -o pid,stat,wchan,args -p {first}"
+    )
+}
+
+/// Who asked for the end.
+pub fn asker(asker: &Asker) -> String {
+    process(asker.pid, &words(&asker.argv))
+}
+
+/// How the last run ended: `stopped by pid 1 (systemd) 2 h ago, exit 0`
+pub fn end(end: &End) -> String {
+    let why = match end.reason {
+        Reason::Exited => "ended by itself",
+        Reason::Stopped => "stopped",
+        Reason::Replaced => "replaced",
+        Reason::Lost => "lost its pid file to another gateway and stopped",
+    };
+    let by = end
+        .by
+        .as_ref()
+        .map_or_else(String::new, |by| format!(" by {}", asker(by)));
+    let exit = end
+        .exit
+        .map_or_else(String::new, |exit| format!(", {}", exit_words(exit)));
+    format!("last run {why}{by} {} ago{exit}", span(end.ended.age()))
+}
+
+/// `exit 0`, `killed by SEGV`
+pub fn exit_words(exit: Exit) -> String {
+    exit.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_read_at_a_glance() {
+        let shown = |millis| span(Duration::from_millis(millis));
+        assert_eq!(shown(120), "0.1 s");
+        assert_eq!(shown(3000), "3 s");
+        assert_eq!(shown(59_999), "59 s");
+        assert_eq!(shown(90_000), "1 min 30 s");
+        assert_eq!(shown(11_520_000), "3 h 12 min");
+        assert_eq!(shown(86_400_000), "1 d");
+    }
+
+    #[test]
+    fn command_lines_are_short_and_cannot_move_the_cursor() {
+        let argv = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(command(&argv(&["sh", "-c", "a b"])), "sh -c 'a b'");
+        assert_eq!(command(&argv(&["\x1b[2J"])), "'\\u{1b}[2J'");
+        assert_eq!(
+            command(&argv(&["x".repeat(200).as_str()])).chars().count(),
+            LONGEST_COMMAND + 1
+        );
+    }
+}

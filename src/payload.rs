@@ -1,0 +1,369 @@
+//! COMMAND: found before anybody is asked to go, started under the lock, never left alone.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD};
+
+use crate::process::{Family, Pid, Pinned, Signal, Stat};
+use crate::record::{self, Record};
+use crate::signals::Signals;
+use crate::survivors;
+use crate::sys::{self, Upbringing};
+use crate::{Error, ErrorKind, Result};
+
+/// A command that exists and may be executed.
+#[derive(Clone, Debug)]
+pub struct Command {
+    program: PathBuf,
+    argv: Vec<OsString>,
+}
+
+impl Command {
+    /// Finds the program as `execvp(3)` would, so that a mistyped command costs nobody anything.
+    ///
+    /// # Errors
+    /// `CommandNotFound` and `CommandNotExecutable`.
+    pub fn resolve(argv: &[OsString]) -> Result<Self> {
+        let name = argv.first().filter(|name| !name.is_empty());
+        let Some(name) = name else {
+            return Err(
+                Error::new(ErrorKind::CommandNotFound, "the command is an empty word")
+                    .advise("give it after --"),
+            );
+        };
+        let program = if name.as_bytes().contains(&b'/') {
+            check(Path::new(name))?
+        } else {
+            search(name)?
+        };
+        Ok(Self {
+            program,
+            argv: argv.to_vec(),
+        })
+    }
+
+    /// The words, as they were given.
+    #[must_use]
+    pub fn argv(&self) -> &[OsString] {
+        &self.argv
+    }
+}
+
+fn search(name: &OsStr) -> Result<PathBuf> {
+    // execvp(3): the default path of the C library, without the current directory.
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    let mut refused = None;
+    for directory in path.as_bytes().split(|byte| *byte == b':') {
+        let directory = if directory.is_empty() {
+            Path::new(".")
+        } else {
+            Path::new(OsStr::from_bytes(directory))
+        };
+        match check(&directory.join(name)) {
+            Ok(program) => return Ok(program),
+            Err(error) if error.kind() == ErrorKind::CommandNotExecutable => {
+                refused = refused.or(Some(error))
+            }
+            Err(_) => {}
+        }
+    }
+    let shown = record::printable(name);
+    Err(refused.unwrap_or_else(|| {
+        Error::new(
+            ErrorKind::CommandNotFound,
+            format!("cannot find the command {shown}"),
+        )
+        .advise(format!(
+            "it is in no directory of PATH ({}): give its full path",
+            record::printable(&path)
+        ))
+    }))
+}
+
+fn check(program: &Path) -> Result<PathBuf> {
+    let shown = record::printable(program.as_os_str());
+    let cannot = |why: &str| {
+        Error::new(
+            ErrorKind::CommandNotExecutable,
+            format!("cannot execute {shown}"),
+        )
+        .because(io::Error::other(why.to_owned()))
+    };
+    let stat = rustix::fs::stat(program).map_err(|errno| match errno {
+        rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => Error::new(
+            ErrorKind::CommandNotFound,
+            format!("cannot find the command {shown}"),
+        )
+        .because(errno),
+        _ => Error::new(
+            ErrorKind::CommandNotExecutable,
+            format!("cannot execute {shown}"),
+        )
+        .because(errno),
+    })?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(cannot("it is not a regular file"));
+    }
+    rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS).map_err(|errno| {
+        Error::new(
+            ErrorKind::CommandNotExecutable,
+            format!("cannot execute {shown}"),
+        )
+        .because(errno)
+        .advise(format!(
+            "chmod +x {shown}, or name its interpreter: sh {shown}"
+        ))
+    })?;
+    Ok(program.to_path_buf())
+}
+
+/// What the command gets beside our own environment.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// The record of the gateway it runs under.
+    pub record: &'a Record,
+    /// Whether it may speak to the service manager.
+    pub may_notify: bool,
+}
+
+fn prepare(
+    command: &Command,
+    around: Surroundings<'_>,
+    upbringing: Upbringing,
+) -> std::process::Command {
+    let record = around.record;
+    let mut prepared = std::process::Command::new(&command.program);
+    prepared.arg0(&command.argv[0]).args(&command.argv[1..]);
+    prepared.env(survivors::PID_FILE, &record.path.0);
+    prepared.env(survivors::PID, record.pid.to_string());
+    prepared.env(
+        survivors::RUN_ID,
+        run_ids(std::env::var_os(survivors::RUN_ID), &record.run_id),
+    );
+    prepared.env(survivors::GENERATION, record.generation.to_string());
+    if around.may_notify {
+        // WATCHDOG_PID is ours; without it the watchdog is for whoever asks (sd_watchdog_enabled(3)).
+        prepared.env_remove("WATCHDOG_PID");
+    } else {
+        prepared.env_remove("NOTIFY_SOCKET");
+    }
+    sys::bring_up(&mut prepared, upbringing);
+    prepared
+}
+
+/// Outer gateways' ids first: a process belongs to all of them.
+fn run_ids(outer: Option<OsString>, own: &str) -> OsString {
+    let mut ids = outer
+        .filter(|outer| !outer.is_empty())
+        .map(OsStringExt::into_vec)
+        .unwrap_or_default();
+    if !ids.is_empty() {
+        ids.push(b':');
+    }
+    ids.extend(own.as_bytes());
+    OsString::from_vec(ids)
+}
+
+/// The command, running, and what descends from it.
+#[derive(Debug)]
+pub struct Payload {
+    pinned: Pinned,
+    start_time: u64,
+    shares_our_group: bool,
+    heard_nothing: bool,
+    not_ours: Vec<Pid>,
+}
+
+impl Payload {
+    /// Starts the command: with the parent-death signal set, original dispositions and an empty
+    /// mask; in our process group if that has a terminal, else in one of its own.
+    ///
+    /// `None`: a signal that asks to stop had come before the fork, so nothing was started.
+    ///
+    /// # Errors
+    /// The command cannot be executed after all, or the system has no room for a process.
+    pub fn start(
+        command: &Command,
+        around: Surroundings<'_>,
+        signals: &mut Signals,
+        terminal: bool,
+    ) -> Result<Option<Self>> {
+        let not_ours = children();
+        // What the payload leaves behind comes to us instead of to init (prctl(2)). A kernel that
+        // refuses leaves only the search by run id.
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        let quiet = sys::Quiet::begin();
+        if crate::wait::Interrupt::interrupted(signals) {
+            return Ok(None);
+        }
+        let upbringing = Upbringing {
+            parent: Some(rustix::process::getpid()),
+            own_group: !terminal,
+            dispositions: signals.originally().to_vec(),
+        };
+        let child = prepare(command, around, upbringing)
+            .spawn()
+            .map_err(|error| cannot_start(command, error))?;
+        // Blocked since before the fork: what is pending now the child may not have heard.
+        let heard_nothing =
+            quiet.is_pending(Signal::INT.number()) || quiet.is_pending(Signal::QUIT.number());
+        drop(quiet);
+        let pid = Pid::new(child.id().into()).expect("a child has a pid");
+        let cannot = |error| {
+            Error::system(format!("cannot open a pidfd on our own child {pid}")).because(error)
+        };
+        let gone = || Error::system(format!("our own child {pid} cannot be seen in /proc"));
+        // Our child stays, at least as a zombie, until we collect it: the number is still its own.
+        let pinned = Pinned::open(pid).map_err(cannot)?.ok_or_else(gone)?;
+        let start_time = Stat::of(pid).ok_or_else(gone)?.start_time;
+        Ok(Some(Self {
+            pinned,
+            start_time,
+            shares_our_group: terminal,
+            heard_nothing,
+            not_ours,
+        }))
+    }
+
+    /// Its first process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pinned.pid()
+    }
+
+    /// When that started.
+    #[must_use]
+    pub fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    /// Whether the terminal's driver sends it what it sends us.
+    #[must_use]
+    pub fn shares_our_group(&self) -> bool {
+        self.shares_our_group
+    }
+
+    /// Whether a key was pressed so early that it may not have heard of it.
+    #[must_use]
+    pub fn heard_nothing(&self) -> bool {
+        self.heard_nothing
+    }
+
+    /// Signals the first process, through its pidfd.
+    pub fn signal(&self, signal: Signal) {
+        // ESRCH: it ended in this instant. EPERM: it changed its user; the manual says so.
+        let _ = self.pinned.signal(signal);
+    }
+
+    /// Everything that descends from it, except what we had before.
+    #[must_use]
+    pub fn left(&self) -> Vec<Stat> {
+        let family = Family::now();
+        let found = family.descendants(&[Pid::this()], &self.not_ours);
+        found
+            .into_iter()
+            .filter(|stat| !stat.is_zombie())
+            .cloned()
+            .collect()
+    }
+
+    /// Signals each of these, pinned and looked at again, one by one; how many there were.
+    pub fn signal_each(&self, processes: &[Stat], signal: Signal) -> usize {
+        processes
+            .iter()
+            .filter(|stat| signal_one(stat, signal))
+            .count()
+    }
+
+    /// Whether we had no children but the command's.
+    #[must_use]
+    pub fn is_our_only_child(&self) -> bool {
+        self.not_ours.is_empty()
+    }
+}
+
+fn signal_one(stat: &Stat, signal: Signal) -> bool {
+    let Ok(Some(pinned)) = Pinned::open(stat.pid) else {
+        return false;
+    };
+    let same = Stat::of(stat.pid).is_some_and(|again| again.start_time == stat.start_time);
+    same && pinned.signal(signal).is_ok()
+}
+
+/// The children we were started with (`helper & exec gateway run …`).
+fn children() -> Vec<Pid> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    if matches!(waitid(WaitId::All, look), Err(rustix::io::Errno::CHILD)) {
+        return Vec::new();
+    }
+    let this = Pid::this().get();
+    Family::now()
+        .members()
+        .filter(|stat| stat.parent == this)
+        .map(|stat| stat.pid)
+        .collect()
+}
+
+fn cannot_start(command: &Command, error: io::Error) -> Error {
+    let shown = record::printable(command.program.as_os_str());
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
+            Error::system(format!("cannot start a process for {shown}")).because(error)
+        }
+        Some(libc::ENOENT) => Error::new(
+            ErrorKind::CommandNotExecutable,
+            format!("cannot execute {shown}"),
+        )
+        .because(error)
+        .advise("its interpreter is missing: look at its first line"),
+        _ => Error::new(
+            ErrorKind::CommandNotExecutable,
+            format!("cannot execute {shown}"),
+        )
+        .because(error),
+    }
+}
+
+/// Becomes the command. Comes back only with the reason why it could not.
+pub fn become_command(command: &Command, around: Surroundings<'_>, signals: &Signals) -> Error {
+    let upbringing = Upbringing {
+        parent: None,
+        own_group: false,
+        dispositions: signals.originally().to_vec(),
+    };
+    cannot_start(command, prepare(command, around, upbringing).exec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_found_as_the_shell_finds_them() {
+        let found = Command::resolve(&["sh".into(), "-c".into()]).unwrap();
+        assert!(found.program.is_absolute() && found.program.ends_with("sh"));
+        assert_eq!(found.argv(), ["sh", "-c"]);
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_told_apart_from_what_is_not_there() {
+        let kind = |name: &str| Command::resolve(&[name.into()]).unwrap_err().kind();
+        assert_eq!(kind("/no/such/program"), ErrorKind::CommandNotFound);
+        assert_eq!(kind("no-such-program-anywhere"), ErrorKind::CommandNotFound);
+        assert_eq!(kind(""), ErrorKind::CommandNotFound);
+        assert_eq!(kind("/etc/passwd"), ErrorKind::CommandNotExecutable);
+        assert_eq!(kind("/etc"), ErrorKind::CommandNotExecutable);
+    }
+
+    #[test]
+    fn run_ids_of_outer_gateways_come_first() {
+        assert_eq!(run_ids(None, "b"), "b");
+        assert_eq!(run_ids(Some("".into()), "b"), "b");
+        assert_eq!(run_ids(Some("a".into()), "b"), "a:b");
+    }
+}

@@ -1,0 +1,806 @@
+//! One command under the lock: signals in, exit reason out.
+//!
+//! A decision and a driver. [`Course`] is the decision: events and the time go in, what to do to
+//! the payload comes out. The driver blocks in one place and performs it. The order at the end is
+//! the promise: payload gone, record marked ended, lock let go.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::process::{WaitOptions, WaitStatus};
+
+use crate::bell::Bell;
+use crate::claim::{Claim, Contest, Finding};
+use crate::payload::{Command, Payload, Surroundings};
+use crate::process::{self, Pid, Signal, Stat};
+use crate::record::{self, Asker, End, Exit, Limit, Reason, Record, Timestamp};
+use crate::signals::{Arrival, Origin, Signals};
+use crate::wait::{Watched, sleep};
+use crate::{Error, Result};
+
+/// How long leftovers of an ended command get between SIGTERM and SIGKILL.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
+
+/// Killed processes may have born others in the meantime.
+const KILL_AGAIN: Duration = Duration::from_millis(100);
+
+/// A name that cannot be claimed now is looked at so often.
+const CONTEST_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What the caller decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// What an ordered stop sends; none: the signal that came.
+    pub stop_signal: Option<Signal>,
+    /// How long the payload then gets.
+    pub stop_timeout: Limit,
+    /// Whether we were started with a controlling terminal.
+    pub terminal: bool,
+    /// Whether the command may speak to the service manager.
+    pub may_notify: bool,
+    /// How often somebody wants to hear that the loop turns.
+    pub watchdog: Option<Duration>,
+}
+
+/// What happens, for whoever tells people.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Happening<'a> {
+    /// The command runs, or there is none and the lock is held.
+    Running(&'a Record),
+    /// An ordered stop begins.
+    Stopping {
+        /// The signal that came.
+        signal: Signal,
+        /// Who sent it.
+        by: Option<&'a Asker>,
+        /// It came from another gateway that takes over.
+        replaced: bool,
+        /// It came from outside our pid namespace.
+        from_outside: bool,
+    },
+    /// The command has ended and left processes, which are asked to end.
+    Left(&'a [Stat]),
+    /// Time is over: these are killed.
+    Killing(usize),
+    /// A look at the name found something.
+    Name(&'a Finding),
+    /// The loop turns.
+    Watchdog,
+}
+
+/// Why it ended.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Cause {
+    /// By itself.
+    Exited,
+    /// By an order: this signal came.
+    Stopped(Signal),
+    /// Somebody else has the name.
+    Lost(Box<Record>),
+}
+
+/// How it ended.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Ended {
+    /// How the command ended; none if there was none, or it was never started.
+    pub exit: Option<Exit>,
+    /// Why.
+    pub cause: Cause,
+    /// Who asked.
+    pub by: Option<Asker>,
+    /// Whether that was another gateway taking over.
+    pub replaced: bool,
+    /// How many processes the command left, which were ended.
+    pub left: usize,
+    /// How long it ran.
+    pub ran: Duration,
+}
+
+/// What to do to the payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Nothing.
+    Nothing,
+    /// Send its first process this signal.
+    PassOn(Signal),
+    /// Begin an ordered stop: send its first process this, unless it has heard it already.
+    Stop {
+        /// What to send.
+        send: Option<Signal>,
+    },
+    /// Ask everything that is left.
+    AskRest,
+    /// Kill everything.
+    KillAll,
+    /// It is over.
+    Finish,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Running,
+    Stopping,
+    Clearing,
+    Killing,
+}
+
+/// The decision.
+#[derive(Clone, Debug)]
+pub struct Course {
+    stop_signal: Option<Signal>,
+    stop_timeout: Limit,
+    terminal: bool,
+    /// The terminal's driver sends the payload what it sends us.
+    shared: bool,
+    command: bool,
+    phase: Phase,
+    due: Option<Duration>,
+}
+
+impl Course {
+    /// A command that runs (or none).
+    #[must_use]
+    pub fn new(rules: &Rules, command: bool, shared: bool) -> Self {
+        Self {
+            stop_signal: rules.stop_signal,
+            stop_timeout: rules.stop_timeout,
+            terminal: rules.terminal,
+            shared,
+            command,
+            phase: Phase::Running,
+            due: None,
+        }
+    }
+
+    /// When [`Course::time`] has something to do.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        self.due
+    }
+
+    /// Whether an ordered stop has begun, or the end.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.phase != Phase::Running
+    }
+
+    /// Whether this signal asks for an ordered stop. HUP does where a terminal is gone.
+    #[must_use]
+    pub fn stops(&self, signal: Signal) -> bool {
+        matches!(signal, Signal::TERM | Signal::INT) || signal == Signal::HUP && self.terminal
+    }
+
+    /// A signal came. `by_terminal`: the terminal's driver sent it to the whole foreground group.
+    pub fn signal(&mut self, now: Duration, signal: Signal, by_terminal: bool) -> Action {
+        let heard = by_terminal && self.shared;
+        if !self.stops(signal) {
+            let keys = matches!(signal, Signal::QUIT | Signal::WINCH);
+            return if heard && keys || !self.command {
+                Action::Nothing
+            } else {
+                Action::PassOn(signal)
+            };
+        }
+        match self.phase {
+            Phase::Running => self.stop(now, signal, heard && signal == Signal::INT),
+            // Only a second Ctrl-C is a person who does not want to wait.
+            Phase::Stopping | Phase::Clearing if by_terminal && signal == Signal::INT => {
+                self.kill(now)
+            }
+            _ => Action::Nothing,
+        }
+    }
+
+    /// The name was lost: an ordered stop.
+    pub fn lost(&mut self, now: Duration) -> Action {
+        if self.phase == Phase::Running {
+            self.stop(now, Signal::TERM, false)
+        } else {
+            Action::Nothing
+        }
+    }
+
+    fn stop(&mut self, now: Duration, signal: Signal, heard: bool) -> Action {
+        if !self.command {
+            return Action::Finish;
+        }
+        self.phase = Phase::Stopping;
+        self.due = self
+            .stop_timeout
+            .finite()
+            .map(|length| now.saturating_add(length));
+        let send = self.stop_signal.or((!heard).then_some(signal));
+        Action::Stop { send }
+    }
+
+    fn kill(&mut self, now: Duration) -> Action {
+        self.phase = Phase::Killing;
+        self.due = Some(now + KILL_AGAIN);
+        Action::KillAll
+    }
+
+    /// The command's first process has ended; `left`: something of it is still there.
+    pub fn first_gone(&mut self, now: Duration, left: bool) -> Action {
+        if !left {
+            return Action::Finish;
+        }
+        match self.phase {
+            Phase::Running | Phase::Stopping => {
+                let grace = now + LEFTOVER_GRACE;
+                self.due = Some(self.due.map_or(grace, |due| due.min(grace)));
+                self.phase = Phase::Clearing;
+                Action::AskRest
+            }
+            Phase::Clearing | Phase::Killing => Action::Nothing,
+        }
+    }
+
+    /// Time has passed.
+    pub fn time(&mut self, now: Duration) -> Action {
+        if self.due.is_some_and(|due| now >= due) {
+            self.kill(now)
+        } else {
+            Action::Nothing
+        }
+    }
+}
+
+/// Runs the command under the claim until it is over, marks the record ended, and lets go.
+/// Without a command the lock is held until somebody asks for the end.
+///
+/// # Errors
+/// The command cannot be started, or the record cannot be written: nothing is left running.
+pub fn supervise(
+    mut claim: Claim,
+    command: Option<&Command>,
+    signals: &mut Signals,
+    rules: &Rules,
+    told: &mut dyn FnMut(Happening<'_>),
+) -> Result<Ended> {
+    let began = Instant::now();
+    let started = match command {
+        Some(command) => start(&mut claim, command, signals, rules),
+        None => Ok(None),
+    };
+    let payload = match started {
+        Ok(payload) => payload,
+        Err(error) => {
+            let _ = claim.end(End {
+                ended: Timestamp::now(),
+                exit: None,
+                reason: Reason::Exited,
+                by: None,
+            });
+            return Err(error);
+        }
+    };
+    let shared = payload.as_ref().is_some_and(Payload::shares_our_group);
+    let course = Course::new(rules, payload.is_some(), shared);
+    let mut watch = Watch {
+        claim,
+        payload,
+        course,
+        rules: *rules,
+        began,
+        bell: None,
+        look_at: None,
+        next_watchdog: rules.watchdog.map(|every| began + every),
+        exit: None,
+        gone: false,
+        cause: None,
+        by: None,
+        replaced: false,
+        left: 0,
+        contested: false,
+    };
+    if command.is_some() && watch.payload.is_none() {
+        // A stop that was recorded before the fork: nothing was started.
+        if let Some(arrival) = signals.take_stop() {
+            watch.note_stop(arrival, told);
+        }
+        return watch.finish();
+    }
+    watch.run(signals, told)
+}
+
+fn start(
+    claim: &mut Claim,
+    command: &Command,
+    signals: &mut Signals,
+    rules: &Rules,
+) -> Result<Option<Payload>> {
+    let around = Surroundings {
+        record: claim.record(),
+        may_notify: rules.may_notify,
+    };
+    let Some(payload) = Payload::start(command, around, signals, rules.terminal)? else {
+        return Ok(None);
+    };
+    let entry = record::Payload {
+        pid: payload.pid(),
+        start_time: payload.start_time(),
+        argv: record::command_line(command.argv()),
+    };
+    if let Err(error) = claim.set_payload(entry) {
+        // The record had room a moment ago; without the entry the run id still finds it.
+        log::warn!("{error}; the record does not name the command's pid");
+    }
+    Ok(Some(payload))
+}
+
+struct Watch {
+    claim: Claim,
+    payload: Option<Payload>,
+    course: Course,
+    rules: Rules,
+    began: Instant,
+    bell: Option<Bell>,
+    /// When to look at the name without the bell.
+    look_at: Option<Instant>,
+    next_watchdog: Option<Instant>,
+    exit: Option<Exit>,
+    gone: bool,
+    cause: Option<Cause>,
+    by: Option<Asker>,
+    replaced: bool,
+    left: usize,
+    contested: bool,
+}
+
+impl Watch {
+    fn run(mut self, signals: &mut Signals, told: &mut dyn FnMut(Happening<'_>)) -> Result<Ended> {
+        told(Happening::Running(self.claim.record()));
+        self.bell = Some(Bell::hang(self.claim.path()));
+        self.look(told);
+        loop {
+            if self.turn(signals, told) == Turn::Over {
+                return self.finish();
+            }
+            self.doze(signals);
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Everything that may have happened is looked at; then everything that is due is done.
+    fn turn(&mut self, signals: &mut Signals, told: &mut dyn FnMut(Happening<'_>)) -> Turn {
+        let arrivals = signals.take();
+        for arrival in arrivals
+            .iter()
+            .filter(|arrival| !is_for_the_loop(arrival.signal))
+        {
+            if self.arrived(*arrival, told) == Turn::Over {
+                return Turn::Over;
+            }
+        }
+        if self.reap(told) == Turn::Over {
+            return Turn::Over;
+        }
+        let rang =
+            arrivals.iter().any(|arrival| arrival.signal == Signal::IO) || self.mounts_changed();
+        self.listen(rang, told);
+        let action = self.course.time(self.now());
+        self.act(action, told);
+        self.pat_watchdog(told);
+        Turn::GoOn
+    }
+
+    fn arrived(&mut self, arrival: Arrival, told: &mut dyn FnMut(Happening<'_>)) -> Turn {
+        let early = self.payload.as_ref().is_some_and(Payload::heard_nothing);
+        let by_terminal = arrival.origin == Origin::Kernel && !early;
+        let stops = self.course.stops(arrival.signal) && !self.course.is_ending();
+        let action = self.course.signal(self.now(), arrival.signal, by_terminal);
+        self.act(action, told);
+        if stops {
+            self.note_stop(arrival, told);
+        }
+        if action == Action::Finish {
+            Turn::Over
+        } else {
+            Turn::GoOn
+        }
+    }
+
+    fn note_stop(&mut self, arrival: Arrival, told: &mut dyn FnMut(Happening<'_>)) {
+        self.by = asker(arrival.origin);
+        self.replaced = self.by.as_ref().is_some_and(is_replacer);
+        self.cause.get_or_insert(Cause::Stopped(arrival.signal));
+        told(Happening::Stopping {
+            signal: arrival.signal,
+            by: self.by.as_ref(),
+            replaced: self.replaced,
+            from_outside: arrival.origin == Origin::Outside,
+        });
+    }
+
+    fn act(&mut self, action: Action, told: &mut dyn FnMut(Happening<'_>)) {
+        let Some(payload) = &self.payload else { return };
+        match action {
+            Action::Nothing | Action::Finish => {}
+            Action::PassOn(signal) => payload.signal(signal),
+            Action::Stop { send } => {
+                if let Some(signal) = send {
+                    payload.signal(signal);
+                }
+                wake_stopped(payload);
+            }
+            Action::AskRest => {
+                let left = payload.left();
+                self.left = self.left.max(left.len());
+                payload.signal_each(&left, Signal::TERM);
+                payload.signal_each(&left, Signal::CONT);
+                told(Happening::Left(&left));
+            }
+            Action::KillAll => {
+                let count = payload.signal_each(&payload.left(), Signal::KILL);
+                if count > 0 {
+                    told(Happening::Killing(count));
+                }
+            }
+        }
+    }
+
+    /// Collects every child that has ended: the first process, and orphans that came to us.
+    fn reap(&mut self, told: &mut dyn FnMut(Happening<'_>)) -> Turn {
+        let Some(first) = self.payload.as_ref().map(Payload::pid) else {
+            return Turn::GoOn;
+        };
+        let nobody = loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == first.get() => {
+                    self.exit = Some(exit_of(status));
+                    self.gone = true;
+                }
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        if !self.gone {
+            return Turn::GoOn;
+        }
+        let left = !nobody
+            && self
+                .payload
+                .as_ref()
+                .is_some_and(|payload| !payload.left().is_empty());
+        let action = self.course.first_gone(self.now(), left);
+        self.act(action, told);
+        if action == Action::Finish {
+            Turn::Over
+        } else {
+            Turn::GoOn
+        }
+    }
+
+    fn mounts_changed(&self) -> bool {
+        let mounts = self.bell.as_ref().and_then(Bell::mounts);
+        mounts.is_some_and(|mounts| sleep([Watched::Changed(mounts)], Some(Duration::ZERO)))
+    }
+
+    fn listen(&mut self, rang: bool, told: &mut dyn FnMut(Happening<'_>)) {
+        let Some(bell) = &mut self.bell else { return };
+        let due = bell.is_due();
+        let scheduled = self.look_at.is_some_and(|at| Instant::now() >= at);
+        if rang && bell.rang() || due || scheduled {
+            self.look(told);
+        }
+    }
+
+    /// Looks at the name, and says so if something was found.
+    fn look(&mut self, told: &mut dyn FnMut(Happening<'_>)) {
+        self.look_at = None;
+        let finding = match self.claim.check() {
+            Ok(finding) => finding,
+            Err(error) => Finding::Contested(Contest::Unusable(error)),
+        };
+        match &finding {
+            Finding::Intact => self.contested = false,
+            Finding::PutBack => {
+                self.contested = false;
+                // The directories may be others now.
+                self.bell = Some(Bell::hang(self.claim.path()));
+                self.look_at = Some(Instant::now() + CONTEST_INTERVAL);
+                told(Happening::Name(&finding));
+            }
+            Finding::Rewritten => told(Happening::Name(&finding)),
+            Finding::Overwritten => self.look_at = Some(Instant::now() + Duration::from_secs(1)),
+            Finding::Contested(_) => {
+                self.look_at = Some(Instant::now() + CONTEST_INTERVAL);
+                if !std::mem::replace(&mut self.contested, true) {
+                    told(Happening::Name(&finding));
+                }
+            }
+            Finding::Lost(theirs) => {
+                self.cause.get_or_insert(Cause::Lost(theirs.clone()));
+                let action = self.course.lost(self.now());
+                self.act(action, told);
+                self.bell = None;
+                told(Happening::Name(&finding));
+            }
+        }
+    }
+
+    fn pat_watchdog(&mut self, told: &mut dyn FnMut(Happening<'_>)) {
+        let (Some(every), Some(next)) = (self.rules.watchdog, self.next_watchdog) else {
+            return;
+        };
+        if Instant::now() >= next {
+            self.next_watchdog = Some(Instant::now() + every);
+            told(Happening::Watchdog);
+        }
+    }
+
+    fn doze(&self, signals: &Signals) {
+        let course = self.course.due().map(|due| due.saturating_sub(self.now()));
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        let others = [
+            self.look_at,
+            self.next_watchdog,
+            self.bell.as_ref().and_then(Bell::due),
+        ];
+        let limit = others.into_iter().flatten().map(until).chain(course).min();
+        let mounts = self
+            .bell
+            .as_ref()
+            .and_then(Bell::mounts)
+            .map(Watched::Changed);
+        sleep(
+            [Watched::Readable(signals.as_fd())]
+                .into_iter()
+                .chain(mounts),
+            limit,
+        );
+    }
+
+    fn finish(self) -> Result<Ended> {
+        let cause = self.cause.unwrap_or(Cause::Exited);
+        let reason = match &cause {
+            Cause::Exited => Reason::Exited,
+            Cause::Stopped(_) if self.replaced => Reason::Replaced,
+            Cause::Stopped(_) => Reason::Stopped,
+            Cause::Lost(_) => Reason::Lost,
+        };
+        let end = End {
+            ended: Timestamp::now(),
+            exit: self.exit,
+            reason,
+            by: self.by.clone(),
+        };
+        if let Err(error) = self.claim.end(end) {
+            log::warn!("{error}; the next start will take this run for a crashed one");
+        }
+        let ran = self.began.elapsed();
+        Ok(Ended {
+            exit: self.exit,
+            cause,
+            by: self.by,
+            replaced: self.replaced,
+            left: self.left,
+            ran,
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    GoOn,
+    Over,
+}
+
+fn is_for_the_loop(signal: Signal) -> bool {
+    signal == Signal::CHLD || signal == Signal::IO
+}
+
+/// A stopped process only notes a signal: it hears it once it goes on (signal(7)).
+fn wake_stopped(payload: &Payload) {
+    let stopped: Vec<Stat> = payload
+        .left()
+        .into_iter()
+        .filter(Stat::is_stopped)
+        .collect();
+    payload.signal_each(&stopped, Signal::CONT);
+}
+
+fn exit_of(status: WaitStatus) -> Exit {
+    match status.terminating_signal() {
+        Some(signal) => Exit::Signal(Signal::from_wait(signal)),
+        None => Exit::Code(status.exit_status().unwrap_or(0)),
+    }
+}
+
+/// Only a sender the kernel vouches for is believed.
+fn asker(origin: Origin) -> Option<Asker> {
+    let Origin::Process { pid, uid } = origin else {
+        return None;
+    };
+    Some(Asker {
+        pid,
+        uid,
+        argv: record::command_line(&process::argv(pid)),
+    })
+}
+
+/// A label, no more: a gateway that was called with `--replace`.
+fn is_replacer(asker: &Asker) -> bool {
+    let mut words = asker.argv.iter().map(|text| &text.0);
+    let program = words
+        .next()
+        .map(std::path::Path::new)
+        .and_then(std::path::Path::file_name);
+    let ours = process::executable(Pid::this());
+    let ours = ours.as_deref().and_then(std::path::Path::file_name);
+    program.is_some()
+        && program == ours
+        && words
+            .take_while(|word| *word != "--")
+            .any(|word| word == "--replace")
+}
+
+/// Becomes the command under the claim: the lock is inherited, and nobody watches any more.
+///
+/// # Errors
+/// Always, if it comes back: why it could not. The record is then marked ended.
+pub fn become_command(
+    claim: Claim,
+    command: &Command,
+    signals: &Signals,
+    may_notify: bool,
+) -> Error {
+    if let Err(error) = claim.inherit() {
+        return error;
+    }
+    let around = Surroundings {
+        record: claim.record(),
+        may_notify,
+    };
+    let error = crate::payload::become_command(command, around, signals);
+    let _ = claim.end(End {
+        ended: Timestamp::now(),
+        exit: None,
+        reason: Reason::Exited,
+        by: None,
+    });
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(terminal: bool) -> Rules {
+        let stop_timeout = Limit::After(Duration::from_secs(30));
+        Rules {
+            stop_signal: None,
+            stop_timeout,
+            terminal,
+            may_notify: false,
+            watchdog: None,
+        }
+    }
+
+    fn course(terminal: bool) -> Course {
+        Course::new(&rules(terminal), true, terminal)
+    }
+
+    const NOW: Duration = Duration::from_secs(1);
+    const LATER: Duration = Duration::from_secs(31);
+
+    #[test]
+    fn term_begins_a_stop_and_a_second_one_changes_nothing() {
+        let mut course = course(false);
+        assert_eq!(
+            course.signal(NOW, Signal::TERM, false),
+            Action::Stop {
+                send: Some(Signal::TERM)
+            }
+        );
+        assert_eq!(course.signal(NOW, Signal::TERM, false), Action::Nothing);
+        assert_eq!(course.time(NOW), Action::Nothing);
+        assert_eq!(course.time(LATER), Action::KillAll);
+        assert_eq!(course.first_gone(LATER, false), Action::Finish);
+    }
+
+    #[test]
+    fn a_chosen_stop_signal_replaces_the_one_that_came() {
+        let mut course = Course::new(
+            &Rules {
+                stop_signal: Some(Signal::QUIT),
+                ..rules(true)
+            },
+            true,
+            true,
+        );
+        assert_eq!(
+            course.signal(NOW, Signal::INT, true),
+            Action::Stop {
+                send: Some(Signal::QUIT)
+            }
+        );
+    }
+
+    #[test]
+    fn ctrl_c_is_not_doubled_and_a_second_one_kills() {
+        let mut course = course(true);
+        assert_eq!(
+            course.signal(NOW, Signal::INT, true),
+            Action::Stop { send: None }
+        );
+        assert_eq!(course.signal(NOW, Signal::INT, false), Action::Nothing);
+        assert_eq!(course.signal(NOW, Signal::INT, true), Action::KillAll);
+    }
+
+    #[test]
+    fn an_interrupt_from_a_process_is_passed_on() {
+        let mut course = course(true);
+        assert_eq!(
+            course.signal(NOW, Signal::INT, false),
+            Action::Stop {
+                send: Some(Signal::INT)
+            }
+        );
+    }
+
+    #[test]
+    fn hangup_stops_with_a_terminal_and_reloads_without() {
+        assert_eq!(
+            course(true).signal(NOW, Signal::HUP, false),
+            Action::Stop {
+                send: Some(Signal::HUP)
+            }
+        );
+        assert_eq!(
+            course(false).signal(NOW, Signal::HUP, false),
+            Action::PassOn(Signal::HUP)
+        );
+    }
+
+    #[test]
+    fn keys_reach_the_payload_once() {
+        for key in [Signal::QUIT, Signal::WINCH] {
+            assert_eq!(course(true).signal(NOW, key, true), Action::Nothing);
+            assert_eq!(course(true).signal(NOW, key, false), Action::PassOn(key));
+            assert_eq!(course(false).signal(NOW, key, false), Action::PassOn(key));
+        }
+    }
+
+    #[test]
+    fn leftovers_are_asked_and_killed_within_the_budget() {
+        let mut unasked = course(false);
+        assert_eq!(unasked.first_gone(NOW, true), Action::AskRest);
+        assert_eq!(unasked.first_gone(NOW, true), Action::Nothing);
+        assert_eq!(unasked.time(Duration::from_secs(6)), Action::KillAll);
+        assert_eq!(unasked.time(Duration::from_secs(7)), Action::KillAll);
+        let mut late = course(false);
+        late.signal(NOW, Signal::TERM, false);
+        assert_eq!(
+            late.first_gone(Duration::from_secs(29), true),
+            Action::AskRest
+        );
+        assert_eq!(late.time(LATER), Action::KillAll);
+    }
+
+    #[test]
+    fn without_a_command_an_ordered_stop_is_the_end() {
+        let mut course = Course::new(&rules(false), false, false);
+        assert_eq!(course.signal(NOW, Signal::HUP, false), Action::Nothing);
+        assert_eq!(course.signal(NOW, Signal::TERM, false), Action::Finish);
+    }
+
+    #[test]
+    fn an_endless_budget_never_kills() {
+        let mut course = Course::new(
+            &Rules {
+                stop_timeout: Limit::Never,
+                ..rules(false)
+            },
+            true,
+            false,
+        );
+        course.signal(NOW, Signal::TERM, false);
+        assert_eq!(course.time(Duration::from_secs(1_000_000)), Action::Nothing);
+    }
+}
