@@ -108,7 +108,7 @@ check_manual() {
 
 # Words of the program's own, from its source without the tests.
 source_words() {
-    find src -name '*.rs' -exec sed '/^#\[cfg(test)\]/,$d' {} + | grep -vE '^[[:space:]]*//' | grep -oE "$1" | sort -u
+    find src -name '*.rs' -exec sed -s '/^#\[cfg(test)\]/,$d' {} + | grep -vE '^[[:space:]]*//' | grep -oE "$1" | sort -u
 }
 
 # declared PATTERN: the numbers of the codes that the program declares.
