@@ -66,6 +66,12 @@ pub fn watchdog_interval() -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn heard(listener: &UnixDatagram) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let length = listener.recv(&mut buffer).unwrap();
+        buffer[..length].to_vec()
+    }
+
     #[test]
     fn a_path_and_an_abstract_name_are_reached() {
         let room = tempfile::tempdir().unwrap();
@@ -75,8 +81,7 @@ mod tests {
             address: address(path.as_os_str()),
         }
         .send("READY=1");
-        let mut buffer = [0; 64];
-        assert_eq!(&buffer[..listener.recv(&mut buffer).unwrap()], b"READY=1");
+        assert_eq!(heard(&listener), b"READY=1");
 
         let name = format!("gateway-test-{}", std::process::id());
         let listener =
@@ -85,10 +90,7 @@ mod tests {
             address: address(format!("@{name}").as_ref()),
         }
         .send("STOPPING=1");
-        assert_eq!(
-            &buffer[..listener.recv(&mut buffer).unwrap()],
-            b"STOPPING=1"
-        );
+        assert_eq!(heard(&listener), b"STOPPING=1");
     }
 
     #[test]

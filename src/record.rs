@@ -425,7 +425,9 @@ fn decode_hint(bytes: &[u8]) -> Option<Hint> {
             argv: Vec::new(),
         });
     }
-    serde_json::from_slice(text).ok()
+    // serde would take an array for it, too, and white space in front.
+    text.starts_with(b"{")
+        .then(|| serde_json::from_slice(text).ok())?
 }
 
 /// Digits and nothing else: no sign, no blank, no zero.

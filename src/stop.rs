@@ -23,7 +23,7 @@ pub enum Stopped {
     /// Nobody held, and nothing was left of anybody.
     Nothing(View),
     /// The holder is gone, with its payload.
-    Gone(Gone),
+    Gone(Box<Gone>),
     /// Nobody held, but a crashed run had left these; they were ended.
     Cleared(Vec<survivors::Ended>),
     /// It could not be.
@@ -218,12 +218,12 @@ impl Stopper {
             }
         }
         let successor = successor(path, holder.pid);
-        Ok(Stopped::Gone(Gone {
+        Ok(Stopped::Gone(Box::new(Gone {
             holder,
             swept,
             after: self.began.elapsed(),
             successor,
-        }))
+        })))
     }
 
     fn clear(

@@ -123,10 +123,10 @@ fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
             _ => State::Invisible(None),
         });
     }
-    if !file.names_itself(contents) {
-        if let Some(holder) = holder::holder_of_earlier_file(file.path(), Some(file.id())) {
-            return Ok(State::Removed(holder));
-        }
+    if !file.names_itself(contents)
+        && let Some(holder) = holder::holder_of_earlier_file(file.path(), Some(file.id()))
+    {
+        return Ok(State::Removed(holder));
     }
     Ok(unlocked(contents))
 }

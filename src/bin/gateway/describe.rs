@@ -344,7 +344,12 @@ fn man_option(option: &Arg) -> String {
     let text = option.get_long_help().or(option.get_help());
     let text = text.map(ToString::to_string).unwrap_or_default();
     let mut out = format!(".TP\n{}\n", tag.join(", "));
-    let paragraphs: Vec<String> = text.split("\n\n").map(roff_lines).collect();
+    let mut paragraphs: Vec<String> = text.split("\n\n").map(roff_lines).collect();
+    let defaults = option.get_default_values();
+    if option.get_action().takes_values() && !defaults.is_empty() {
+        let defaults: Vec<_> = defaults.iter().map(|d| d.to_string_lossy()).collect();
+        paragraphs.push(format!("Default: {}.\n", roff(&defaults.join(" "))));
+    }
     out += &paragraphs.join(".IP\n");
     out
 }

@@ -198,12 +198,13 @@ impl Session<'_> {
     fn tell_units(&self, replaced: &[Former], what: &str) {
         let mut told = HashSet::new();
         for record in replaced.iter().filter_map(|former| former.record.as_ref()) {
-            if let (Some(unit), Some(start)) = (&record.unit, words::systemctl("start", record)) {
-                if told.insert(unit.clone()) && !is_our_own_unit(unit) {
-                    self.voice.notice(&format!(
-                        "{what} {unit}, which is down now; start it again with: {start}"
-                    ));
-                }
+            if let (Some(unit), Some(start)) = (&record.unit, words::systemctl("start", record))
+                && told.insert(unit.clone())
+                && !is_our_own_unit(unit)
+            {
+                self.voice.notice(&format!(
+                    "{what} {unit}, which is down now; start it again with: {start}"
+                ));
             }
         }
     }

@@ -23,10 +23,10 @@ pub fn status(context: &Context, show: &Show) -> Result<Verdict> {
         print(&json(&view));
     } else {
         print(&text(&view, &subject));
-        if matches!(view.state, State::Free) {
-            if let Some(others) = context.others() {
-                print(&format!("      {others}\n"));
-            }
+        if matches!(view.state, State::Free)
+            && let Some(others) = context.others()
+        {
+            print(&format!("      {others}\n"));
         }
     }
     Ok(Verdict::Code(code(&view.state)))
