@@ -253,7 +253,7 @@ give_way() {
     gateway run --replace -n service -- sleep 3001 &
     hand=$!
     eventually pgrep --parent "$hand"
-    eventually again gateway@service 8
+    eventually again gateway@service 1
     ok 'give-way: stands in line' sh -c 'systemctl show --property StatusText gateway@service | grep -q standby'
     kill -TERM "$hand"
     eventually sh -c "[ \"\$(head -n1 /var/lib/gateway/service/gateway.pid)\" = \"$(main_pid gateway@service)\" ]"
