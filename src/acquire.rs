@@ -262,6 +262,9 @@ impl Seeker<'_> {
             None if elapsed < EARLY => TICK_EARLY,
             None => TICK_LATER,
         };
+        let tick = interrupt
+            .longest_sleep()
+            .map_or(tick, |longest| tick.min(longest));
         let limit = until.map_or(tick, |until| until.saturating_sub(elapsed).min(tick));
         let fds = pidfd.into_iter().chain(interrupt.descriptor());
         sleep(fds.map(Watched::Readable), Some(limit));

@@ -16,8 +16,10 @@ use crate::record::{self, Contents, End, Limit, Manager, Payload, Record, Text, 
 use crate::{Error, Result};
 
 /// What a holder says of itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Description {
+    /// This process.
+    pub stat: Stat,
     /// Its command line.
     pub argv: Vec<OsString>,
     /// How long its payload gets at an ordered stop.
@@ -30,12 +32,18 @@ pub struct Description {
 
 impl Description {
     /// This process, by its own command line.
-    #[must_use]
-    pub fn of_this_process() -> Self {
-        Self {
-            argv: std::env::args_os().collect(),
-            ..Self::default()
-        }
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn of_this_process() -> Result<Self> {
+        let argv = std::env::args_os().collect();
+        Ok(Self {
+            stat: Stat::of_this()?,
+            argv,
+            stop_timeout: None,
+            stop_signal: None,
+            exec: false,
+        })
     }
 
     /// The record of this process for a file.
@@ -43,7 +51,7 @@ impl Description {
     /// # Errors
     /// `/proc` cannot be read, or there are no random bytes.
     pub fn record(&self, file: &OpenFile, last: &Contents) -> Result<Record> {
-        let stat = Stat::of_this()?;
+        let stat = &self.stat;
         let unit = Unit::of_this_process();
         Ok(Record {
             format: record::FORMAT,
@@ -327,7 +335,7 @@ mod tests {
         let Try::Locked(locked) = file.try_lock().unwrap() else {
             panic!("busy")
         };
-        Claim::stake(locked, &last, &Description::of_this_process()).unwrap()
+        Claim::stake(locked, &last, &Description::of_this_process().unwrap()).unwrap()
     }
 
     fn on_disk(path: &Path) -> Record {

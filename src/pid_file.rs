@@ -230,7 +230,7 @@ impl PidFile {
         let path = std::path::absolute(&self.path)
             .map_err(|error| Error::pid_file("cannot make absolute:", &self.path).because(error))?;
         let mut told = |progress: acquire::Progress<'_>| step(translate(&progress, &path));
-        let description = Description::of_this_process();
+        let description = Description::of_this_process()?;
         Ok(
             match acquire::acquire(&path, rules, &description, interrupt, &mut told)? {
                 Outcome::Acquired(acquired) => Wait::Acquired(Lock {

@@ -542,6 +542,10 @@ mod tests {
         let pid = Pid::new(child.id().into()).unwrap();
         let pinned = Pinned::open(pid).unwrap().unwrap();
         assert!(!pinned.exited() && pinned.may_signal());
+        // spawn returns when the new memory is there, which is before its command line is.
+        while argv(pid).is_empty() {
+            std::thread::yield_now();
+        }
         assert_eq!(argv(pid).last().unwrap(), "60");
         pinned.signal(Signal::KILL).unwrap();
         child.wait().unwrap();

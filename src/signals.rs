@@ -107,7 +107,7 @@ impl Signals {
         write.set_nonblocking(true).map_err(cannot)?;
         let mut originally: Vec<_> = ROUTED.iter().map(|signal| original(*signal)).collect();
         originally.push(original(Signal::TTOU));
-        originally.push((libc::SIGPIPE, sigpipe()));
+        originally.push(original(Signal::PIPE));
         let indispensable = [Signal::CHLD, Signal::TERM, Signal::IO].map(Signal::number);
         let wanted: Vec<libc::c_int> = originally
             .iter()
@@ -121,6 +121,8 @@ impl Signals {
             SignalDelivery::with_pipe(read, write, WithRawSiginfo, &wanted).map_err(cannot)?;
         // A line on the terminal must not stop us while we are in the background.
         sys::set_disposition(libc::SIGTTOU, Disposition::Ignored);
+        // A reader of our messages that goes away must not end COMMAND.
+        sys::set_disposition(libc::SIGPIPE, Disposition::Ignored);
         Ok(Self {
             delivery,
             originally,
@@ -158,13 +160,6 @@ impl Signals {
 
 fn original(signal: Signal) -> (libc::c_int, Disposition) {
     (signal.number(), sys::disposition(signal.number()))
-}
-
-fn sigpipe() -> Disposition {
-    #[cfg(feature = "cli")]
-    return sys::original_sigpipe();
-    #[cfg(not(feature = "cli"))]
-    return Disposition::Default;
 }
 
 impl AsFd for Signals {

@@ -24,6 +24,10 @@ const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
 /// Killed processes may have born others in the meantime.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 
+/// The name is watched once the command has lived so long, and looked at then: a command that ends
+/// sooner does not pay for the watch. A newcomer finds us by our lock meanwhile.
+const SETTLED: Duration = Duration::from_millis(20);
+
 /// A name that cannot be claimed now is looked at so often.
 const CONTEST_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -284,6 +288,7 @@ pub fn supervise(
         rules: *rules,
         began,
         bell: None,
+        hang_at: Some(began + SETTLED),
         look_at: None,
         next_watchdog: rules.watchdog.map(|every| began + every),
         exit: None,
@@ -336,6 +341,8 @@ struct Watch {
     rules: Rules,
     began: Instant,
     bell: Option<Bell>,
+    /// When to hang it.
+    hang_at: Option<Instant>,
     /// When to look at the name without the bell.
     look_at: Option<Instant>,
     next_watchdog: Option<Instant>,
@@ -351,8 +358,6 @@ struct Watch {
 impl Watch {
     fn run(mut self, signals: &mut Signals, told: &mut dyn FnMut(Happening<'_>)) -> Result<Ended> {
         told(Happening::Running(self.claim.record()));
-        self.bell = Some(Bell::hang(self.claim.path()));
-        self.look(told);
         loop {
             if self.turn(signals, told) == Turn::Over {
                 return self.finish();
@@ -482,12 +487,21 @@ impl Watch {
     }
 
     fn listen(&mut self, rang: bool, told: &mut dyn FnMut(Happening<'_>)) {
+        if self.hang_at.is_some_and(|at| Instant::now() >= at) {
+            self.hang_bell();
+            self.look(told);
+        }
         let Some(bell) = &mut self.bell else { return };
         let due = bell.is_due();
         let scheduled = self.look_at.is_some_and(|at| Instant::now() >= at);
         if rang && bell.rang() || due || scheduled {
             self.look(told);
         }
+    }
+
+    fn hang_bell(&mut self) {
+        self.hang_at = None;
+        self.bell = Some(Bell::hang(self.claim.path()));
     }
 
     /// Looks at the name, and says so if something was found.
@@ -502,7 +516,7 @@ impl Watch {
             Finding::PutBack => {
                 self.contested = false;
                 // The directories may be others now.
-                self.bell = Some(Bell::hang(self.claim.path()));
+                self.hang_bell();
                 self.look_at = Some(Instant::now() + CONTEST_INTERVAL);
                 told(Happening::Name(&finding));
             }
@@ -518,7 +532,7 @@ impl Watch {
                 self.cause.get_or_insert(Cause::Lost(theirs.clone()));
                 let action = self.course.lost(self.now());
                 self.act(action, told);
-                self.bell = None;
+                (self.bell, self.hang_at) = (None, None);
                 told(Happening::Name(&finding));
             }
         }
@@ -538,6 +552,7 @@ impl Watch {
         let course = self.course.due().map(|due| due.saturating_sub(self.now()));
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         let others = [
+            self.hang_at,
             self.look_at,
             self.next_watchdog,
             self.bell.as_ref().and_then(Bell::due),
@@ -556,7 +571,9 @@ impl Watch {
         );
     }
 
-    fn finish(self) -> Result<Ended> {
+    fn finish(mut self) -> Result<Ended> {
+        // What is written from here on is written by us.
+        self.bell = None;
         let cause = self.cause.unwrap_or(Cause::Exited);
         let reason = match &cause {
             Cause::Exited => Reason::Exited,

@@ -106,7 +106,7 @@ impl Survivor {
 pub struct Run<'a> {
     last: &'a Contents,
     path: &'a Path,
-    boot_id: String,
+    may_have_survivors: bool,
 }
 
 impl<'a> Run<'a> {
@@ -115,10 +115,15 @@ impl<'a> Run<'a> {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn of(last: &'a Contents, path: &'a Path) -> Result<Self> {
+        let may_have_survivors = match last.record() {
+            Some(record) if record.end.is_some() || record.exec => false,
+            Some(record) => record.boot_id == process::boot_id()?,
+            None => true,
+        };
         Ok(Self {
             last,
             path,
-            boot_id: process::boot_id()?,
+            may_have_survivors,
         })
     }
 
@@ -126,15 +131,13 @@ impl<'a> Run<'a> {
     /// became the command (`--exec`) was never watched, and is left alone.
     #[must_use]
     pub fn may_have_survivors(&self) -> bool {
-        self.last.record().is_none_or(|record| {
-            record.end.is_none() && record.boot_id == self.boot_id && !record.exec
-        })
+        self.may_have_survivors
     }
 
     /// Looks for them now.
     #[must_use]
     pub fn survivors(&self) -> Vec<Survivor> {
-        if !self.may_have_survivors() {
+        if !self.may_have_survivors {
             return Vec::new();
         }
         let family = Family::now();
@@ -312,7 +315,8 @@ fn doze(
     let until_deadline = deadline.map_or(LOOK_AGAIN, |deadline| {
         deadline.saturating_duration_since(Instant::now())
     });
-    let limit = LOOK_AGAIN.min(until_kill).min(until_deadline);
+    let longest = interrupt.longest_sleep().unwrap_or(LOOK_AGAIN);
+    let limit = LOOK_AGAIN.min(until_kill).min(until_deadline).min(longest);
     // A process is not gone when its pidfd is readable for others in the list: any end wakes us.
     let fds = left
         .iter()

@@ -213,35 +213,27 @@ pub fn notify_directory(directory: BorrowedFd<'_>, events: c_int) -> io::Result<
     }
 }
 
-/// How SIGPIPE was answered when the program was started.
-///
-/// Rust's runtime sets it to ignored before `main`; what COMMAND should inherit is what was there
-/// before. Programs only: a library does not get to run code before `main`.
-#[cfg(feature = "cli")]
-pub fn original_sigpipe() -> Disposition {
-    if before_main::SIGPIPE_IGNORED.load(std::sync::atomic::Ordering::Relaxed) {
-        Disposition::Ignored
-    } else {
-        Disposition::Default
+/// Makes sure that descriptors 0, 1 and 2 are open, as Rust's runtime does: where one is closed,
+/// the next file opened would get its number, and our messages would be written into it.
+pub fn ensure_standard_streams() -> io::Result<()> {
+    let mut fds = [0, 1, 2].map(|fd| libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    });
+    // SAFETY: poll(2) reads and writes exactly the three entries that are ours.
+    if unsafe { libc::poll(fds.as_mut_ptr(), 3, 0) } < 0 {
+        return Err(io::Error::last_os_error());
     }
-}
-
-#[cfg(feature = "cli")]
-mod before_main {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    pub static SIGPIPE_IGNORED: AtomicBool = AtomicBool::new(false);
-
-    extern "C" fn look() {
-        let ignored = super::disposition(libc::SIGPIPE) == super::Disposition::Ignored;
-        SIGPIPE_IGNORED.store(ignored, Ordering::Relaxed);
+    for closed in fds.iter().filter(|fd| fd.revents & libc::POLLNVAL != 0) {
+        // The lowest free number is taken (open(2)), and that is this one: they come in order.
+        let opened = File::options().read(true).write(true).open("/dev/null")?;
+        debug_assert_eq!(opened.as_raw_fd(), closed.fd);
+        // It stays open for good, and COMMAND inherits it, as it would inherit a terminal.
+        rustix::io::fcntl_setfd(&opened, rustix::io::FdFlags::empty())?;
+        std::mem::forget(opened);
     }
-
-    // SAFETY: the C runtime calls every entry of .init_array once, before main, as a C function;
-    // `look` makes one system call and one atomic store, which need nothing initialised.
-    #[used]
-    #[unsafe(link_section = ".init_array")]
-    static LOOK: extern "C" fn() = look;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,11 @@ pub trait Interrupt {
 
     /// Whether there is one. Called after every sleep.
     fn interrupted(&mut self) -> bool;
+
+    /// No sleep is to be longer than this, if there is such a limit.
+    fn longest_sleep(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Nothing does.

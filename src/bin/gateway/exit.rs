@@ -1,7 +1,5 @@
 //! How the program ends. The numbers are as public as the flags: the manual prints this table.
 
-use std::process::ExitCode;
-
 use gateway_lock::process::{Pid, Signal};
 use gateway_lock::record::Exit;
 use gateway_lock::{Error, ErrorKind};
@@ -65,16 +63,16 @@ impl Verdict {
         })
     }
 
-    /// Ends. A signal cannot kill the first process of a pid namespace: 128+s there.
-    pub fn end(self) -> ExitCode {
+    /// Dies of the signal, or says which code to end with. A signal cannot kill the first process of a pid namespace: 128+s there.
+    pub fn end(self) -> u8 {
         match self {
-            Self::Code(code) => ExitCode::from(code),
+            Self::Code(code) => code,
             Self::Signal(signal) => {
                 if Pid::this() != Pid::INIT {
                     // Comes back only if it could not.
                     let _ = signal_hook::low_level::emulate_default_handler(signal.number());
                 }
-                ExitCode::from(beyond(signal))
+                beyond(signal)
             }
         }
     }

@@ -1,4 +1,10 @@
 //! The program: parse, start the diary, run, turn the outcome into an exit code.
+//!
+//! It is entered from the C runtime and not through Rust's, which would parse `/proc/self/maps` for
+//! a stack guard, and change SIGPIPE before we could see what COMMAND is to inherit. What else it
+//! does for a program is done here: see [`main`].
+
+#![cfg_attr(not(test), no_main)]
 
 mod cli;
 mod commands;
@@ -8,16 +14,24 @@ mod exit;
 mod message;
 mod words;
 
-use std::process::ExitCode;
-
 use clap::CommandFactory;
 
 use crate::cli::{Cli, Command};
 use crate::commands::Context;
-use crate::exit::{USAGE, Verdict};
+use crate::exit::{FAULT, USAGE, Verdict};
 use crate::message::Voice;
 
-fn main() -> ExitCode {
+/// Called by the C runtime. std finds the arguments by itself (glibc hands them to `.init_array`).
+// SAFETY: the name is the C runtime's own for this very function, and nothing else here defines it.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+extern "C" fn main() -> std::ffi::c_int {
+    if gateway_lock::sys::ensure_standard_streams().is_err() {
+        return FAULT.into();
+    }
+    enter().into()
+}
+
+fn enter() -> u8 {
     match cli::parse() {
         Ok(cli) => run(cli).end(),
         Err(error) => usage(&error),
@@ -47,7 +61,7 @@ fn run(cli: Cli) -> Verdict {
 }
 
 /// Help and version go to stdout and are no error; wrong usage ends with 2.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error) -> u8 {
     let _ = error.print();
-    ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
+    if error.use_stderr() { USAGE } else { 0 }
 }

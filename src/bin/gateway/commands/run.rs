@@ -1,6 +1,7 @@
 //! `run`: takes the lock, runs COMMAND under it, ends with it.
 
 use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use gateway_lock::Result;
@@ -8,11 +9,12 @@ use gateway_lock::acquire::{self, Acquired, Former, Outcome, Progress, Refused};
 use gateway_lock::claim::{Contest, Description, Finding};
 use gateway_lock::notify::{Notifier, watchdog_interval};
 use gateway_lock::payload::Command;
-use gateway_lock::process::{Pid, Signal, Stat};
+use gateway_lock::process::{Pid, Signal};
 use gateway_lock::record::{Exit, Limit};
 use gateway_lock::signals::Signals;
 use gateway_lock::supervise::{self, Cause, Ended, Happening};
 use gateway_lock::takeover::{Mode, Refusal, Rules};
+use gateway_lock::wait::Interrupt;
 
 use crate::cli::{Notify, Run};
 use crate::commands::Context;
@@ -37,8 +39,12 @@ pub fn run(context: &Context, run: &Run) -> Result<Verdict> {
         began: Instant::now(),
     };
     session.warn(&signals);
-    match session.acquire(&mut signals)? {
-        Outcome::Acquired(acquired) => session.hold(*acquired, command.as_ref(), &mut signals),
+    let description = session.description()?;
+    let terminal = description.stat.terminal != 0;
+    match session.acquire(&description, &mut signals)? {
+        Outcome::Acquired(acquired) => {
+            session.hold(*acquired, command.as_ref(), terminal, &mut signals)
+        }
         Outcome::Refused(refused) => Ok(session.refused(&refused)),
         Outcome::Interrupted { asked } => Ok(session.interrupted(&mut signals, &asked)),
     }
@@ -84,30 +90,30 @@ impl Session<'_> {
         }
     }
 
-    fn description(&self) -> Description {
-        Description {
+    fn description(&self) -> Result<Description> {
+        Ok(Description {
             stop_timeout: Some(self.run.stop_timeout),
             stop_signal: self.run.stop_signal,
             exec: self.run.exec,
-            ..Description::of_this_process()
-        }
+            ..Description::of_this_process()?
+        })
     }
 
-    fn acquire(&mut self, signals: &mut Signals) -> Result<Outcome> {
+    fn acquire(&mut self, description: &Description, signals: &mut Signals) -> Result<Outcome> {
         let mode = mode(self.run);
         let rules = Rules {
             mode,
             timeout: self.run.patience.timeout,
             kill_after: self.run.patience.kill_after,
         };
-        let description = self.description();
         let mut narrator = Narrator::new(self.voice, &self.subject, mode);
         let manager = &mut self.manager;
+        let mut patrol = Patrol::new(signals);
         let outcome = acquire::acquire(
             &self.subject.path,
             rules,
-            &description,
-            signals,
+            description,
+            &mut patrol,
             &mut |progress| {
                 manager.progress(&progress, mode);
                 narrator.progress(&progress);
@@ -121,6 +127,7 @@ impl Session<'_> {
         &mut self,
         acquired: Acquired,
         command: Option<&Command>,
+        terminal: bool,
         signals: &mut Signals,
     ) -> Result<Verdict> {
         self.tell_acquired(&acquired);
@@ -139,7 +146,7 @@ impl Session<'_> {
         let rules = supervise::Rules {
             stop_signal: self.run.stop_signal,
             stop_timeout: self.run.stop_timeout,
-            terminal: Stat::of_this()?.terminal != 0,
+            terminal,
             may_notify,
             watchdog: self.manager.watchdog(),
         };
@@ -511,6 +518,46 @@ fn count(processes: usize) -> String {
         "a process".to_owned()
     } else {
         format!("{processes} processes")
+    }
+}
+
+/// Signals end the wait, and the watchdog is told that the loop turns: READY may have armed it.
+struct Patrol<'a> {
+    signals: &'a mut Signals,
+    watchdog: Option<(Notifier, Duration)>,
+    next: Instant,
+}
+
+impl<'a> Patrol<'a> {
+    fn new(signals: &'a mut Signals) -> Self {
+        let watchdog = watchdog_interval().map(|every| (Notifier::from_environment(), every));
+        Self {
+            signals,
+            watchdog,
+            next: Instant::now(),
+        }
+    }
+}
+
+impl Interrupt for Patrol<'_> {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.signals.descriptor()
+    }
+
+    fn interrupted(&mut self) -> bool {
+        if let Some((notifier, every)) = &self.watchdog
+            && Instant::now() >= self.next
+        {
+            self.next = Instant::now() + *every;
+            notifier.send("WATCHDOG=1");
+        }
+        self.signals.interrupted()
+    }
+
+    fn longest_sleep(&self) -> Option<Duration> {
+        self.watchdog
+            .is_some()
+            .then(|| self.next.saturating_duration_since(Instant::now()))
     }
 }
 
