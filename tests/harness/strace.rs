@@ -1,0 +1,83 @@
+//! What a process asked of the kernel, in order.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::process::Process;
+use super::scene::Scene;
+use super::tools::need;
+
+/// A process under strace(1).
+pub struct Trace {
+    /// strace; the program's pid is its child's.
+    pub process: Process,
+    log: PathBuf,
+}
+
+/// One system call: a line of strace, with its process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Call {
+    pub pid: u32,
+    pub name: String,
+    /// Everything after the name.
+    pub rest: String,
+}
+
+impl Trace {
+    /// Starts a command under strace. `calls` is what `-e` takes.
+    #[track_caller]
+    pub fn start(scene: &Scene, calls: &str, command: &Command) -> Self {
+        need("strace", "strace");
+        let (log, _) = scene.words();
+        let log = log.with_extension("strace");
+        let mut outer = scene.command("strace");
+        outer
+            .args(["-f", "-s", "300", "-e", calls, "-o"])
+            .arg(&log)
+            .arg("--")
+            .arg(command.get_program())
+            .args(command.get_args());
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                outer.env(name, value);
+            }
+        }
+        Self {
+            process: scene.spawn(outer),
+            log,
+        }
+    }
+
+    /// All calls so far. One that was interrupted by another process's is put together again.
+    pub fn calls(&self) -> Vec<Call> {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let mut calls: Vec<Call> = Vec::new();
+        for line in String::from_utf8_lossy(&text).lines() {
+            let Some((pid, what)) = line.split_once(' ') else {
+                continue;
+            };
+            let (Ok(pid), what) = (pid.parse(), what.trim_start()) else {
+                continue;
+            };
+            if let Some((name, rest)) = what
+                .strip_prefix("<... ")
+                .and_then(|what| what.split_once(" resumed>"))
+            {
+                let begun = calls
+                    .iter_mut()
+                    .rev()
+                    .find(|call| call.pid == pid && call.name == name);
+                if let Some(call) = begun {
+                    call.rest = call.rest.replace(" <unfinished ...>", "") + rest;
+                }
+            } else if let Some((name, rest)) = what.split_once('(') {
+                calls.push(Call {
+                    pid,
+                    name: name.to_owned(),
+                    rest: rest.to_owned(),
+                });
+            }
+        }
+        calls
+    }
+}
