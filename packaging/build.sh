@@ -1,6 +1,13 @@
 #!/bin/sh
 # Builds the packages: packaging/build.sh
 #
+# The program is linked statically (.cargo/config.toml): one file that runs in
+# any container, whatever C library is there, and that starts sooner. Measured on
+# 24 Nov 2026, two busy CPUs of a virtual machine, Linux 6.18, medians of 500
+# interleaved rounds of `gateway run -- /bin/true`: 2.33 ms, linked dynamically
+# 2.75 ms. It pays with 0.8 MB more on disk, and with a new build when the C
+# library is mended; of that library it uses no more than system calls and strings.
+#
 # One .deb in target/debian and one .rpm in target/generate-rpm, from the very
 # program that `cargo build --release` makes. cargo-deb and cargo-generate-rpm
 # are installed with cargo where they are missing.

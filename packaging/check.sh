@@ -138,6 +138,22 @@ check_environment() {
     same 'manual: environment variables' "$work/environment" "$work/manual-environment"
 }
 
+check_states() {
+    sed -n '/pub fn name/,/^    }/s/.*=> "\(.*\)",/\1/p' src/view.rs | sort -u >"$work/words"
+    rendered | sed -n '/^ *The states/,/^OPTIONS/p' | grep -oE '^ {7}[a-z]+' | tr -d ' ' | sort -u >"$work/states"
+    same 'manual: states' "$work/words" "$work/states"
+}
+
+# The keys of a record while it is held, and after its end.
+check_record() {
+    "$program" run -f "$work/pid" -- cat "$work/pid" >"$work/record"
+    cat "$work/pid" >>"$work/record"
+    grep -oE '"[a-z_]+":' "$work/record" | tr -d '":' | sort -u >"$work/keys"
+    section FILES | sed -n '/What is in it/,$p' | grep -oE '[a-z][a-z_]+' | sort -u >"$work/words"
+    comm -23 "$work/keys" "$work/words" >"$work/unknown"
+    quiet 'manual: every key of the record' cat "$work/unknown"
+}
+
 # ------------------------------------------------------------------ completions
 
 check_completions() {
@@ -221,6 +237,8 @@ fi
 check_manual
 check_exit_codes
 check_environment
+check_states
+check_record
 check_completions
 check_versions
 private_root units || fault 'units'
