@@ -278,7 +278,9 @@ fn pin(pid: Pid) -> Result<Option<Pinned>> {
     })
 }
 
-fn numbers_mean_the_same(record: &Record) -> bool {
+/// Whether the record's pids are numbers of our own pid namespace.
+#[must_use]
+pub fn numbers_mean_the_same(record: &Record) -> bool {
     record.pid_namespace == 0
         || process::own_pid_namespace().is_none_or(|own| own == record.pid_namespace)
 }

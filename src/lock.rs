@@ -313,7 +313,12 @@ fn open(path: &Path, access: OFlags) -> Result<File, Errno> {
         return Err(Errno::NXIO);
     }
     let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    retry(|| rustix::fs::open(path, flags, Mode::empty())).map(File::from)
+    let open = |flags| retry(|| rustix::fs::open(path, flags, Mode::empty())).map(File::from);
+    // Looking changes nothing, not even the time of the last look; only the owner may ask for that.
+    match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
+        other => other,
+    }
 }
 
 fn create(path: &Path) -> Result<File, Errno> {
@@ -358,11 +363,11 @@ fn create_directories(path: &Path) -> Result<()> {
         .collect();
     while let Some(next) = missing.pop() {
         match rustix::fs::mkdir(next, Mode::from_raw_mode(mode)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            // Whatever the umask: a directory of the system that others cannot pass would hide it.
+            Ok(()) => drop(rustix::fs::chmod(next, Mode::from_raw_mode(mode))),
+            Err(Errno::EXIST) => {}
             Err(errno) => return Err(explain("cannot create the directory", next, errno)),
         }
-        // Whatever the umask: a directory of the system that others cannot pass would hide it.
-        let _ = rustix::fs::chmod(next, Mode::from_raw_mode(mode));
     }
     Ok(())
 }

@@ -179,7 +179,8 @@ impl<'a> Run<'a> {
         let is_payload = |payload: &crate::record::Payload| {
             (payload.pid, payload.start_time) == (stat.pid, stat.start_time)
         };
-        if record.payload.as_ref().is_some_and(is_payload) {
+        if record.payload.as_ref().is_some_and(is_payload) && holder::numbers_mean_the_same(record)
+        {
             return Some(Tie::Payload);
         }
         match Environ::of(stat.pid) {
@@ -256,8 +257,10 @@ pub fn sweep(
     let ancestors = process::ancestors();
     let mut asked: Vec<Ended> = Vec::new();
     let mut named = false;
+    let mut unsure = Unsure::default();
     loop {
         let mut left = run.survivors();
+        unsure.keep(&mut left);
         let overdue = deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if overdue {
             // One that only may have belonged to the run does not end the start.
@@ -283,6 +286,29 @@ pub fn sweep(
         if interrupt.interrupted() {
             return Swept::Interrupted;
         }
+    }
+}
+
+/// The dying processes that may belong to the run: those of the first look, and of every look while
+/// sure ones lived to bear them. Later ones are strangers: on a busy machine somebody always dies.
+#[derive(Default)]
+struct Unsure {
+    known: Vec<(Pid, u64)>,
+    closed: bool,
+}
+
+impl Unsure {
+    fn keep(&mut self, left: &mut Vec<Survivor>) {
+        let closed = self.closed;
+        left.retain(|survivor| {
+            let who = (survivor.pid(), survivor.start_time);
+            survivor.tie != Tie::Exiting || !closed || self.known.contains(&who)
+        });
+        let unsure = left.iter().filter(|survivor| survivor.tie == Tie::Exiting);
+        self.known = unsure
+            .map(|survivor| (survivor.pid(), survivor.start_time))
+            .collect();
+        self.closed = left.iter().all(|survivor| survivor.tie == Tie::Exiting);
     }
 }
 

@@ -145,10 +145,19 @@ impl Systemd {
         fs::set_permissions(self.inside(path), fs::Permissions::from_mode(0o755)).expect("chmod");
     }
 
+    /// Writes a unit. It stays loaded, so that its results can be asked for at any time.
+    pub fn unit(&self, name: &str, text: &str) {
+        self.write(&format!("/run/systemd/system/{name}"), text);
+        if name.ends_with(".service") && !name.contains('@') {
+            let keep = format!("/run/systemd/system/test.target.d/{name}.conf");
+            self.write(&keep, &format!("[Unit]\nAfter={name}\n"));
+        }
+    }
+
     /// Writes units, and tells systemd.
     pub fn units<const N: usize>(&self, units: [(&str, &str); N]) {
         for (name, text) in units {
-            self.write(&format!("/run/systemd/system/{name}"), text);
+            self.unit(name, text);
         }
         self.ok(["systemctl", "daemon-reload"]);
     }

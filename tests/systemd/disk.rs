@@ -77,5 +77,10 @@ fn a_crash_on_a_full_disk_is_recovered_from() {
     systemd.ok(["rm", "/var/lib/gateway/full/ballast"]);
     new_payload(&systemd, "full", &first);
     systemd.wait_for("full", "ActiveState", "active");
+    let record = systemd.read(&pid_file("full"));
+    assert_eq!(
+        record.lines().next(),
+        Some(systemd.property("full", "MainPID").as_str())
+    );
     assert_never_two_payloads(&systemd, "full");
 }

@@ -51,7 +51,8 @@ fn four_crashes_within_the_start_limit_are_four_restarts() {
     systemd.wait_for("hermes", "SubState", "dead");
     assert_eq!(systemd.property("hermes", "Result"), "success");
 
-    // Starting it takes back. It is the sixth start of the ten minutes.
+    // Starting it takes back. It is the sixth start of the ten minutes, which
+    // is one too many for the unit's own limit.
     systemd.ok(["systemctl", "reset-failed", "hermes"]);
     systemd.ok(["systemctl", "start", "hermes"]);
     new_payload(&systemd, "hermes", &last);
@@ -105,10 +106,7 @@ fn each_crash_is_one_restart(start: &str) {
             pid_file(name)
         );
         let arguments = format!("{start} -n {name} -- /run/test/plain {name}");
-        systemd.write(
-            &format!("/run/systemd/system/{name}.service"),
-            &unit(&arguments, &more),
-        );
+        systemd.unit(&format!("{name}.service"), &unit(&arguments, &more));
     }
     systemd.ok(["systemctl", "daemon-reload"]);
     systemd.ok([

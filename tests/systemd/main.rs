@@ -8,6 +8,7 @@ mod boots;
 mod disk;
 mod founding;
 mod identity;
+mod journal;
 mod notify;
 mod scene;
 mod shipped;

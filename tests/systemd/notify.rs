@@ -107,12 +107,13 @@ fn a_unit_told_to_stop_before_it_was_ready_is_not_revived() {
 
 /// Fills the queue of systemd's notification socket, as a busy machine may.
 fn fill_the_queue(systemd: &Systemd) {
-    let socket = UnixDatagram::unbound().expect("a socket");
-    socket.set_nonblocking(true).expect("a socket option");
-    socket
-        .connect(systemd.inside("/run/systemd/notify"))
-        .expect("systemd's socket");
-    let full = (0..100_000).find_map(|_| socket.send(b"STATUS=x").err());
+    let path = systemd.inside("/run/systemd/notify");
+    // A fresh socket each time: the limit to be met is the receiver's.
+    let full = (0..100_000).find_map(|_| {
+        let socket = UnixDatagram::unbound().expect("a socket");
+        socket.set_nonblocking(true).expect("a socket option");
+        socket.send_to(b"STATUS=x", &path).err()
+    });
     assert_eq!(full.map(|cause| cause.kind()), Some(ErrorKind::WouldBlock));
 }
 
@@ -232,7 +233,7 @@ fn a_stopped_gateway_is_ended_by_its_watchdog_and_started_again() {
     let journal = systemd.journal("well");
     let warnings = journal
         .lines()
-        .filter(|line| line.contains("watchdog"))
+        .filter(|line| line.contains("WatchdogSec="))
         .count();
     assert_eq!(warnings, 1, "{journal}");
 }
@@ -290,9 +291,44 @@ fn a_standby_that_is_stopped_in_line_ends_well() {
     ]);
     let first = payload(&systemd, "pair");
     systemd.ok(["systemctl", "start", "second"]);
+    assert!(
+        systemd
+            .property("second", "StatusText")
+            .starts_with("standby behind pid ")
+    );
     systemd.ok(["systemctl", "stop", "second"]);
     assert_ended_well(&systemd, "second.service");
+    assert_never_two_payloads(&systemd, "pair");
     assert!(holder.is_running() && systemd.lives(&first));
     holder.signal(Signal::TERM);
     holder.wait();
+}
+
+#[test]
+fn a_standby_turns_for_the_watchdog_too() {
+    let systemd = boot();
+    systemd.units([(
+        "second.service",
+        &unit(
+            "--wait -n pair -- /run/test/plain pair",
+            "WatchdogSec=500ms\n",
+        ),
+    )]);
+    let _holder = systemd.by_hand([
+        "gateway",
+        "run",
+        "-n",
+        "pair",
+        "--",
+        "/run/test/plain",
+        "pair",
+    ]);
+    payload(&systemd, "pair");
+    systemd.ok(["systemctl", "start", "second"]);
+    // Three watchdog periods of standing in line.
+    let began = Instant::now();
+    until("three periods", SOON, || {
+        (began.elapsed() > Duration::from_millis(1500)).then_some(())
+    });
+    assert_runs_undisturbed(&systemd, "second");
 }

@@ -157,12 +157,13 @@ fn a_unit_that_does_not_replace_is_refused_once() {
 
     let status = systemd.run(["systemctl", "status", "--no-pager", "web"]);
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
-    let refusals: Vec<&str> = status
-        .lines()
-        .filter(|line| line.contains("held by pid"))
-        .collect();
-    assert_eq!(refusals.len(), 1, "{status}");
-    assert!(refusals[0].contains("gateway run -n web"), "{status}");
+    let is_log = |line: &&str| line.contains(" gateway[");
+    let log: Vec<&str> = status.lines().filter(is_log).collect();
+    assert_eq!(log.len(), 1, "{status}");
+    assert!(
+        log[0].contains("held by pid") && log[0].contains(&pid_file("web")),
+        "{status}"
+    );
 
     assert!(stray.is_running());
     assert_eq!(living_payload(&systemd, "web"), Some(strays));

@@ -8,6 +8,7 @@ const MANAGER: &str = "[Service]
 Type=notify
 User=alice
 Delegate=yes
+Slice=user-991.slice
 RuntimeDirectory=user
 RuntimeDirectoryMode=0700
 Environment=XDG_RUNTIME_DIR=/run/user HOME=/home/alice
@@ -39,8 +40,8 @@ fn boot_for_alice() -> Systemd {
         "#!/bin/sh\nexec /run/test/plain demo\n",
     );
     systemd.ok(["chown", "-R", "alice:alice", "/home/alice"]);
-    systemd.units([("manager.service", MANAGER)]);
-    systemd.ok(["systemctl", "start", "manager"]);
+    systemd.units([("user@991.service", MANAGER)]);
+    systemd.ok(["systemctl", "start", "user@991"]);
     systemd
 }
 
