@@ -89,6 +89,7 @@ Sockets=systemd-journald.socket
 StandardOutput=null
 RuntimeDirectory=systemd/journal
 RuntimeDirectoryPreserve=yes
+FileDescriptorStoreMax=4224
 LimitNOFILE=65536
 END
 

@@ -2,9 +2,7 @@
 //! restart tripped over it, and the start limit kept the service down.
 
 use crate::harness::{SOON, Systemd, until};
-use crate::scene::{
-    assert_ended_well, assert_never_two_payloads, boot, new_payload, payload, pid_file, unit,
-};
+use crate::scene::{assert_never_two_payloads, boot, new_payload, payload, pid_file, unit};
 
 #[test]
 fn four_crashes_within_the_start_limit_are_four_restarts() {
@@ -175,20 +173,4 @@ fn a_crashed_unit_comes_back_whatever_died_and_whatever_the_file_says() {
 #[test]
 fn a_crashed_replacing_unit_comes_back_whatever_died_and_whatever_the_file_says() {
     each_crash_is_one_restart("--replace");
-}
-
-#[test]
-fn the_second_of_two_stops_finds_a_stopped_unit() {
-    let systemd = boot();
-    let text = unit(
-        "-n twice -- /run/test/plain twice",
-        "StateDirectory=gateway/twice\n",
-    );
-    systemd.units([("twice.service", &text)]);
-    systemd.ok(["systemctl", "start", "twice"]);
-    payload(&systemd, "twice");
-    systemd.ok(["gateway", "-n", "twice", "stop"]);
-    assert_ended_well(&systemd, "twice.service");
-    systemd.ok(["systemctl", "stop", "twice"]);
-    assert_ended_well(&systemd, "twice.service");
 }

@@ -2,6 +2,7 @@
 
 use rustix::process::Signal;
 
+use crate::harness::{SOON, until};
 use crate::scene::{
     assert_ended_well, assert_never_two_payloads, assert_runs_undisturbed, boot, living_payload,
     new_payload, payload, pid_file, unit,
@@ -171,4 +172,83 @@ fn a_unit_that_does_not_replace_is_refused_once() {
     stray.wait();
     systemd.ok(["systemctl", "start", "web"]);
     assert_never_two_payloads(&systemd, "web");
+}
+
+#[test]
+fn a_unit_that_takes_over_from_another_names_it_however_alike_the_names_are() {
+    let systemd = boot();
+    let text = unit("--replace -n web -- /run/test/plain web", "");
+    systemd.units([("web.service", &text), ("new-web.service", &text)]);
+    systemd.ok(["systemctl", "start", "web"]);
+    let first = payload(&systemd, "web");
+    systemd.ok(["systemctl", "start", "new-web"]);
+    new_payload(&systemd, "web", &first);
+    assert_ended_well(&systemd, "web.service");
+    systemd.journal_line("new-web", "systemctl start web.service");
+}
+
+#[test]
+fn stop_names_the_unit_whose_holder_it_ended() {
+    let systemd = boot();
+    let text = unit(
+        "-n web -- /run/test/plain web",
+        "StateDirectory=gateway/web\n",
+    );
+    systemd.units([("web.service", &text)]);
+    systemd.ok(["systemctl", "start", "web"]);
+    payload(&systemd, "web");
+    let stopped = systemd.run(["gateway", "-n", "web", "stop"]);
+    let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert!(
+        stopped.status.success() && said.contains("web.service"),
+        "{stopped:?}"
+    );
+    assert_ended_well(&systemd, "web.service");
+    systemd.ok(["systemctl", "stop", "web"]);
+    assert_ended_well(&systemd, "web.service");
+}
+
+#[test]
+fn a_reload_reaches_the_payload() {
+    let systemd = boot();
+    systemd.script(
+        "/run/test/reloads",
+        "#!/bin/sh\ntrap 'echo reloaded >>/run/test/heard' HUP\necho $$ >/run/test/web.pid\n\
+         while :; do sleep infinity & wait; kill $!; done\n",
+    );
+    let more = "ExecReload=/bin/kill -HUP $MAINPID\n";
+    systemd.units([("web.service", &unit("-n web -- /run/test/reloads", more))]);
+    systemd.ok(["systemctl", "start", "web"]);
+    let first = payload(&systemd, "web");
+    systemd.ok(["systemctl", "reload", "web"]);
+    until("the payload's word", SOON, || {
+        (systemd.read("/run/test/heard") == "reloaded\n").then_some(())
+    });
+    assert_eq!(living_payload(&systemd, "web"), Some(first));
+    assert_runs_undisturbed(&systemd, "web");
+}
+
+#[test]
+fn the_end_of_the_command_is_the_end_of_the_unit() {
+    let systemd = boot();
+    systemd.units([
+        ("good.service", &unit("-n good -- sh -c 'exit 0'", "")),
+        (
+            "bad.service",
+            &unit("-n bad -- sh -c 'exit 7'", "Restart=no\n"),
+        ),
+        (
+            "segv.service",
+            &unit("-n segv -- sh -c 'kill -SEGV $$$$'", "Restart=no\n"),
+        ),
+    ]);
+    for name in ["good", "bad", "segv"] {
+        systemd.run(["systemctl", "start", name]);
+    }
+    assert_ended_well(&systemd, "good.service");
+    for (name, status) in [("bad", "7"), ("segv", "139")] {
+        systemd.wait_for(name, "ActiveState", "failed");
+        assert_eq!(systemd.property(name, "Result"), "exit-code");
+        assert_eq!(systemd.property(name, "ExecMainStatus"), status);
+    }
 }
