@@ -1,45 +1,100 @@
 //! Words to the service manager (sd_notify(3)). Without a `NOTIFY_SOCKET` there is nothing to do.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Where the service manager listens.
+/// How long the end of the program may wait for what is unsent.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How often what is unsent is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+
+/// Where the service manager listens, and what it has not taken yet.
+///
+/// Its queue is short (`net.unix.max_dgram_qlen`), and what is lost is lost for good: a service that
+/// is up, and never said so, is killed. So messages wait here, in order, and never hold us up.
 #[derive(Debug)]
 pub struct Notifier {
-    address: Option<SocketAddr>,
+    line: Option<(UnixDatagram, SocketAddr)>,
+    unsent: VecDeque<String>,
 }
 
 impl Notifier {
     /// From `$NOTIFY_SOCKET`: a path, or an abstract name after `@`.
     #[must_use]
     pub fn from_environment() -> Self {
+        Self::to(std::env::var_os("NOTIFY_SOCKET").and_then(|name| address(&name)))
+    }
+
+    fn to(address: Option<SocketAddr>) -> Self {
+        let line = address.and_then(|address| Some((socket()?, address)));
         Self {
-            address: std::env::var_os("NOTIFY_SOCKET").and_then(|name| address(&name)),
+            line,
+            unsent: VecDeque::new(),
         }
     }
 
     /// Whether anybody listens.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.address.is_some()
+        self.line.is_some()
     }
 
-    /// Sends one message: lines of `NAME=value`. Never waits for an answer; a service manager that
-    /// does not listen is none of our business.
-    pub fn send(&self, message: &str) {
-        if let Some(address) = &self.address {
-            let sent = UnixDatagram::unbound().and_then(|socket| {
-                socket.set_nonblocking(true)?;
-                socket.send_to_addr(message.as_bytes(), address)
-            });
-            if let Err(error) = sent {
-                log::debug!("cannot notify the service manager: {error}");
+    /// Sends one message: lines of `NAME=value`. Never waits; [`Notifier::flush`] sends what finds
+    /// no room now.
+    pub fn send(&mut self, message: impl Into<String>) {
+        if self.is_connected() {
+            self.unsent.push_back(message.into());
+            self.flush();
+        }
+    }
+
+    /// Sends what is unsent, as far as there is room.
+    pub fn flush(&mut self) {
+        let Some((socket, address)) = &self.line else {
+            return;
+        };
+        while let Some(message) = self.unsent.front() {
+            match socket.send_to_addr(message.as_bytes(), address) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // A service manager that does not listen is none of our business.
+                    log::debug!("cannot notify the service manager: {error}");
+                    self.unsent.pop_front();
+                }
+                Ok(_) => drop(self.unsent.pop_front()),
             }
         }
     }
+
+    /// When to call [`Notifier::flush`], if anything is unsent.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        (!self.unsent.is_empty()).then_some(TRY_AGAIN)
+    }
+}
+
+/// What is unsent when the program ends is tried for two seconds more.
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        let end = Instant::now() + LAST_WORDS;
+        while self.due().is_some() && Instant::now() < end {
+            crate::wait::sleep([], Some(TRY_AGAIN));
+            self.flush();
+        }
+    }
+}
+
+fn socket() -> Option<UnixDatagram> {
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_nonblocking(true).ok()?;
+    Some(socket)
 }
 
 fn address(name: &OsStr) -> Option<SocketAddr> {
@@ -77,28 +132,42 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
-        Notifier {
-            address: address(path.as_os_str()),
-        }
-        .send("READY=1");
+        Notifier::to(address(path.as_os_str())).send("READY=1");
         assert_eq!(heard(&listener), b"READY=1");
 
         let name = format!("gateway-test-{}", std::process::id());
         let listener =
             UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        Notifier {
-            address: address(format!("@{name}").as_ref()),
-        }
-        .send("STOPPING=1");
+        Notifier::to(address(format!("@{name}").as_ref())).send("STOPPING=1");
         assert_eq!(heard(&listener), b"STOPPING=1");
+    }
+
+    #[test]
+    fn what_finds_no_room_is_sent_later_and_in_order() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("notify");
+        let listener = UnixDatagram::bind(&path).unwrap();
+        let mut notifier = Notifier::to(address(path.as_os_str()));
+        let mut sent = 0;
+        while notifier.due().is_none() && sent < 100_000 {
+            notifier.send(sent.to_string());
+            sent += 1;
+        }
+        assert!(notifier.due().is_some(), "the queue is never full");
+        notifier.send("last");
+        for expected in (0..sent)
+            .map(|number| number.to_string())
+            .chain(["last".to_owned()])
+        {
+            assert_eq!(heard(&listener), expected.as_bytes());
+            notifier.flush();
+        }
+        assert!(notifier.due().is_none());
     }
 
     #[test]
     fn nobody_listening_is_no_fault() {
         assert!(address("".as_ref()).is_none() && address("vsock:2:1".as_ref()).is_none());
-        Notifier {
-            address: address("/no/such/socket".as_ref()),
-        }
-        .send("READY=1");
+        Notifier::to(address("/no/such/socket".as_ref())).send("READY=1");
     }
 }

@@ -42,8 +42,6 @@ pub struct Rules {
     pub terminal: bool,
     /// Whether the command may speak to the service manager.
     pub may_notify: bool,
-    /// How often somebody wants to hear that the loop turns.
-    pub watchdog: Option<Duration>,
 }
 
 /// What happens, for whoever tells people.
@@ -69,8 +67,20 @@ pub enum Happening<'a> {
     Killing(usize),
     /// A look at the name found something.
     Name(&'a Finding),
-    /// The loop turns.
-    Watchdog,
+}
+
+/// Whoever tells people and the service manager what happens.
+pub trait Attendant {
+    /// This happened.
+    fn tell(&mut self, happening: Happening<'_>);
+
+    /// The loop turned.
+    fn turned(&mut self) {}
+
+    /// No sleep is to be longer than this, if there is such a limit.
+    fn longest_sleep(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Why it ended.
@@ -260,7 +270,7 @@ pub fn supervise(
     command: Option<&Command>,
     signals: &mut Signals,
     rules: &Rules,
-    told: &mut dyn FnMut(Happening<'_>),
+    attendant: &mut dyn Attendant,
 ) -> Result<Ended> {
     let began = Instant::now();
     let started = match command {
@@ -285,12 +295,10 @@ pub fn supervise(
         claim,
         payload,
         course,
-        rules: *rules,
         began,
         bell: None,
         hang_at: Some(began + SETTLED),
         look_at: None,
-        next_watchdog: rules.watchdog.map(|every| began + every),
         exit: None,
         gone: false,
         cause: None,
@@ -302,11 +310,11 @@ pub fn supervise(
     if command.is_some() && watch.payload.is_none() {
         // A stop that was recorded before the fork: nothing was started.
         if let Some(arrival) = signals.take_stop() {
-            watch.note_stop(arrival, told);
+            watch.note_stop(arrival, attendant);
         }
         return watch.finish();
     }
-    watch.run(signals, told)
+    watch.run(signals, attendant)
 }
 
 fn start(
@@ -338,14 +346,12 @@ struct Watch {
     claim: Claim,
     payload: Option<Payload>,
     course: Course,
-    rules: Rules,
     began: Instant,
     bell: Option<Bell>,
     /// When to hang it.
     hang_at: Option<Instant>,
     /// When to look at the name without the bell.
     look_at: Option<Instant>,
-    next_watchdog: Option<Instant>,
     exit: Option<Exit>,
     gone: bool,
     cause: Option<Cause>,
@@ -356,13 +362,13 @@ struct Watch {
 }
 
 impl Watch {
-    fn run(mut self, signals: &mut Signals, told: &mut dyn FnMut(Happening<'_>)) -> Result<Ended> {
-        told(Happening::Running(self.claim.record()));
+    fn run(mut self, signals: &mut Signals, attendant: &mut dyn Attendant) -> Result<Ended> {
+        attendant.tell(Happening::Running(self.claim.record()));
         loop {
-            if self.turn(signals, told) == Turn::Over {
+            if self.turn(signals, attendant) == Turn::Over {
                 return self.finish();
             }
-            self.doze(signals);
+            self.doze(signals, attendant);
         }
     }
 
@@ -371,36 +377,36 @@ impl Watch {
     }
 
     /// Everything that may have happened is looked at; then everything that is due is done.
-    fn turn(&mut self, signals: &mut Signals, told: &mut dyn FnMut(Happening<'_>)) -> Turn {
+    fn turn(&mut self, signals: &mut Signals, attendant: &mut dyn Attendant) -> Turn {
         let arrivals = signals.take();
         for arrival in arrivals
             .iter()
             .filter(|arrival| !is_for_the_loop(arrival.signal))
         {
-            if self.arrived(*arrival, told) == Turn::Over {
+            if self.arrived(*arrival, attendant) == Turn::Over {
                 return Turn::Over;
             }
         }
-        if self.reap(told) == Turn::Over {
+        if self.reap(attendant) == Turn::Over {
             return Turn::Over;
         }
         let rang =
             arrivals.iter().any(|arrival| arrival.signal == Signal::IO) || self.mounts_changed();
-        self.listen(rang, told);
+        self.listen(rang, attendant);
         let action = self.course.time(self.now());
-        self.act(action, told);
-        self.pat_watchdog(told);
+        self.act(action, attendant);
+        attendant.turned();
         Turn::GoOn
     }
 
-    fn arrived(&mut self, arrival: Arrival, told: &mut dyn FnMut(Happening<'_>)) -> Turn {
+    fn arrived(&mut self, arrival: Arrival, attendant: &mut dyn Attendant) -> Turn {
         let early = self.payload.as_ref().is_some_and(Payload::heard_nothing);
         let by_terminal = arrival.origin == Origin::Kernel && !early;
         let stops = self.course.stops(arrival.signal) && !self.course.is_ending();
         let action = self.course.signal(self.now(), arrival.signal, by_terminal);
-        self.act(action, told);
+        self.act(action, attendant);
         if stops {
-            self.note_stop(arrival, told);
+            self.note_stop(arrival, attendant);
         }
         if action == Action::Finish {
             Turn::Over
@@ -409,11 +415,11 @@ impl Watch {
         }
     }
 
-    fn note_stop(&mut self, arrival: Arrival, told: &mut dyn FnMut(Happening<'_>)) {
+    fn note_stop(&mut self, arrival: Arrival, attendant: &mut dyn Attendant) {
         self.by = asker(arrival.origin);
         self.replaced = self.by.as_ref().is_some_and(is_replacer);
         self.cause.get_or_insert(Cause::Stopped(arrival.signal));
-        told(Happening::Stopping {
+        attendant.tell(Happening::Stopping {
             signal: arrival.signal,
             by: self.by.as_ref(),
             replaced: self.replaced,
@@ -421,7 +427,7 @@ impl Watch {
         });
     }
 
-    fn act(&mut self, action: Action, told: &mut dyn FnMut(Happening<'_>)) {
+    fn act(&mut self, action: Action, attendant: &mut dyn Attendant) {
         let Some(payload) = &self.payload else { return };
         match action {
             Action::Nothing | Action::Finish => {}
@@ -437,19 +443,19 @@ impl Watch {
                 self.left = self.left.max(left.len());
                 payload.signal_each(&left, Signal::TERM);
                 payload.signal_each(&left, Signal::CONT);
-                told(Happening::Left(&left));
+                attendant.tell(Happening::Left(&left));
             }
             Action::KillAll => {
                 let count = payload.signal_each(&payload.left(), Signal::KILL);
                 if count > 0 {
-                    told(Happening::Killing(count));
+                    attendant.tell(Happening::Killing(count));
                 }
             }
         }
     }
 
     /// Collects every child that has ended: the first process, and orphans that came to us.
-    fn reap(&mut self, told: &mut dyn FnMut(Happening<'_>)) -> Turn {
+    fn reap(&mut self, attendant: &mut dyn Attendant) -> Turn {
         let Some(first) = self.payload.as_ref().map(Payload::pid) else {
             return Turn::GoOn;
         };
@@ -473,7 +479,7 @@ impl Watch {
                 .as_ref()
                 .is_some_and(|payload| !payload.left().is_empty());
         let action = self.course.first_gone(self.now(), left);
-        self.act(action, told);
+        self.act(action, attendant);
         if action == Action::Finish {
             Turn::Over
         } else {
@@ -486,16 +492,16 @@ impl Watch {
         mounts.is_some_and(|mounts| sleep([Watched::Changed(mounts)], Some(Duration::ZERO)))
     }
 
-    fn listen(&mut self, rang: bool, told: &mut dyn FnMut(Happening<'_>)) {
+    fn listen(&mut self, rang: bool, attendant: &mut dyn Attendant) {
         if self.hang_at.is_some_and(|at| Instant::now() >= at) {
             self.hang_bell();
-            self.look(told);
+            self.look(attendant);
         }
         let Some(bell) = &mut self.bell else { return };
         let due = bell.is_due();
         let scheduled = self.look_at.is_some_and(|at| Instant::now() >= at);
         if rang && bell.rang() || due || scheduled {
-            self.look(told);
+            self.look(attendant);
         }
     }
 
@@ -505,7 +511,7 @@ impl Watch {
     }
 
     /// Looks at the name, and says so if something was found.
-    fn look(&mut self, told: &mut dyn FnMut(Happening<'_>)) {
+    fn look(&mut self, attendant: &mut dyn Attendant) {
         self.look_at = None;
         let finding = match self.claim.check() {
             Ok(finding) => finding,
@@ -518,46 +524,41 @@ impl Watch {
                 // The directories may be others now.
                 self.hang_bell();
                 self.look_at = Some(Instant::now() + CONTEST_INTERVAL);
-                told(Happening::Name(&finding));
+                attendant.tell(Happening::Name(&finding));
             }
-            Finding::Rewritten => told(Happening::Name(&finding)),
+            Finding::Rewritten => attendant.tell(Happening::Name(&finding)),
             Finding::Overwritten => self.look_at = Some(Instant::now() + Duration::from_secs(1)),
             Finding::Contested(_) => {
                 self.look_at = Some(Instant::now() + CONTEST_INTERVAL);
                 if !std::mem::replace(&mut self.contested, true) {
-                    told(Happening::Name(&finding));
+                    attendant.tell(Happening::Name(&finding));
                 }
             }
             Finding::Lost(theirs) => {
                 self.cause.get_or_insert(Cause::Lost(theirs.clone()));
                 let action = self.course.lost(self.now());
-                self.act(action, told);
+                self.act(action, attendant);
                 (self.bell, self.hang_at) = (None, None);
-                told(Happening::Name(&finding));
+                attendant.tell(Happening::Name(&finding));
             }
         }
     }
 
-    fn pat_watchdog(&mut self, told: &mut dyn FnMut(Happening<'_>)) {
-        let (Some(every), Some(next)) = (self.rules.watchdog, self.next_watchdog) else {
-            return;
-        };
-        if Instant::now() >= next {
-            self.next_watchdog = Some(Instant::now() + every);
-            told(Happening::Watchdog);
-        }
-    }
-
-    fn doze(&self, signals: &Signals) {
+    fn doze(&self, signals: &Signals, attendant: &dyn Attendant) {
         let course = self.course.due().map(|due| due.saturating_sub(self.now()));
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         let others = [
             self.hang_at,
             self.look_at,
-            self.next_watchdog,
             self.bell.as_ref().and_then(Bell::due),
         ];
-        let limit = others.into_iter().flatten().map(until).chain(course).min();
+        let limit = others
+            .into_iter()
+            .flatten()
+            .map(until)
+            .chain(course)
+            .chain(attendant.longest_sleep())
+            .min();
         let mounts = self
             .bell
             .as_ref()
@@ -695,7 +696,6 @@ mod tests {
             stop_timeout,
             terminal,
             may_notify: false,
-            watchdog: None,
         }
     }
 

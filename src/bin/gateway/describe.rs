@@ -356,35 +356,33 @@ fn man_option(option: &Arg) -> String {
 
 /// One sentence a line, as a manual's source has it, in lines of 78 at most.
 fn roff_lines(paragraph: &str) -> String {
-    let words: Vec<String> = paragraph.split_whitespace().map(roff).collect();
+    let mut text = paragraph.trim().to_owned();
+    // clap drops the full stop of a single sentence.
+    if !text.ends_with(['.', ':']) {
+        text.push('.');
+    }
     let mut out = String::new();
     let mut column = 0;
-    for word in words {
-        // A line that begins with a dot or a quote would be a request.
-        let guarded = if word.starts_with(['.', '\'']) {
-            format!("\\&{word}")
-        } else {
-            word
-        };
-        if column + guarded.len() >= 78 {
+    for word in text.split_whitespace().map(roff) {
+        if column > 0 && column + 1 + word.len() > 78 {
             out += "\n";
             column = 0;
         }
         if column > 0 {
             out += " ";
+            column += 1;
+        } else if word.starts_with(['.', '\'']) {
+            // A line that begins with a dot or a quote would be a request.
+            out += "\\&";
         }
-        out += &guarded;
-        column = if guarded.ends_with('.') {
+        out += &word;
+        column += word.len();
+        if word.len() > 1 && word.ends_with('.') {
             out += "\n";
-            0
-        } else {
-            column + guarded.len() + 1
-        };
+            column = 0;
+        }
     }
-    if column > 0 {
-        out += "\n";
-    }
-    out
+    out.trim_end().to_owned() + "\n"
 }
 
 fn roff(text: &str) -> String {

@@ -1,5 +1,6 @@
 //! `run`: takes the lock, runs COMMAND under it, ends with it.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use gateway_lock::payload::Command;
 use gateway_lock::process::{Pid, Signal};
 use gateway_lock::record::{Exit, Limit};
 use gateway_lock::signals::Signals;
-use gateway_lock::supervise::{self, Cause, Ended, Happening};
+use gateway_lock::supervise::{self, Attendant, Cause, Ended, Happening};
 use gateway_lock::takeover::{Mode, Refusal, Rules};
 use gateway_lock::wait::Interrupt;
 
@@ -107,18 +108,17 @@ impl Session<'_> {
             kill_after: self.run.patience.kill_after,
         };
         let mut narrator = Narrator::new(self.voice, &self.subject, mode);
-        let manager = &mut self.manager;
-        let mut patrol = Patrol::new(signals);
-        let outcome = acquire::acquire(
-            &self.subject.path,
-            rules,
-            description,
-            &mut patrol,
-            &mut |progress| {
-                manager.progress(&progress, mode);
-                narrator.progress(&progress);
-            },
-        );
+        // Both the sleeper and whoever tells of progress speak to the service manager.
+        let manager = RefCell::new(&mut self.manager);
+        let mut patrol = Patrol {
+            signals,
+            manager: &manager,
+        };
+        let path = &self.subject.path;
+        let outcome = acquire::acquire(path, rules, description, &mut patrol, &mut |progress| {
+            manager.borrow_mut().progress(&progress, mode);
+            narrator.progress(&progress);
+        });
         narrator.end();
         outcome
     }
@@ -148,15 +148,14 @@ impl Session<'_> {
             stop_timeout: self.run.stop_timeout,
             terminal,
             may_notify,
-            watchdog: self.manager.watchdog(),
         };
-        let (voice, subject, manager) = (self.voice, &self.subject, &mut self.manager);
-        let stop_timeout = self.run.stop_timeout;
-        let ended =
-            supervise::supervise(acquired.claim, command, signals, &rules, &mut |happening| {
-                manager.happening(&happening, stop_timeout);
-                tell(&voice, subject, stop_timeout, &happening);
-            })?;
+        let mut told = Told {
+            voice: self.voice,
+            subject: &self.subject,
+            manager: &mut self.manager,
+            stop_timeout: self.run.stop_timeout,
+        };
+        let ended = supervise::supervise(acquired.claim, command, signals, &rules, &mut told)?;
         Ok(self.over(&ended, command, &replaced))
     }
 
@@ -247,7 +246,7 @@ impl Session<'_> {
         verdict(ended, command.is_some())
     }
 
-    fn refused(&self, refused: &Refused) -> Verdict {
+    fn refused(&mut self, refused: &Refused) -> Verdict {
         let began = self.began.elapsed();
         let verb = if self.run.replace { "replace" } else { "start" };
         let text = words::refused(refused, &self.subject, began, verb);
@@ -521,43 +520,48 @@ fn count(processes: usize) -> String {
     }
 }
 
-/// Signals end the wait, and the watchdog is told that the loop turns: READY may have armed it.
-struct Patrol<'a> {
+/// Signals end the wait, and the service manager hears that the loop turns: READY may have armed
+/// its watchdog.
+struct Patrol<'a, 'm> {
     signals: &'a mut Signals,
-    watchdog: Option<(Notifier, Duration)>,
-    next: Instant,
+    manager: &'a RefCell<&'m mut ServiceManager>,
 }
 
-impl<'a> Patrol<'a> {
-    fn new(signals: &'a mut Signals) -> Self {
-        let watchdog = watchdog_interval().map(|every| (Notifier::from_environment(), every));
-        Self {
-            signals,
-            watchdog,
-            next: Instant::now(),
-        }
-    }
-}
-
-impl Interrupt for Patrol<'_> {
+impl Interrupt for Patrol<'_, '_> {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.signals.descriptor()
     }
 
     fn interrupted(&mut self) -> bool {
-        if let Some((notifier, every)) = &self.watchdog
-            && Instant::now() >= self.next
-        {
-            self.next = Instant::now() + *every;
-            notifier.send("WATCHDOG=1");
-        }
+        self.manager.borrow_mut().turned();
         self.signals.interrupted()
     }
 
     fn longest_sleep(&self) -> Option<Duration> {
-        self.watchdog
-            .is_some()
-            .then(|| self.next.saturating_duration_since(Instant::now()))
+        self.manager.borrow().longest_sleep()
+    }
+}
+
+/// Tells people and the service manager what happens to COMMAND.
+struct Told<'a> {
+    voice: Voice,
+    subject: &'a Subject,
+    manager: &'a mut ServiceManager,
+    stop_timeout: Limit,
+}
+
+impl Attendant for Told<'_> {
+    fn tell(&mut self, happening: Happening<'_>) {
+        self.manager.happening(&happening, self.stop_timeout);
+        tell(&self.voice, self.subject, self.stop_timeout, &happening);
+    }
+
+    fn turned(&mut self) {
+        self.manager.turned();
+    }
+
+    fn longest_sleep(&self) -> Option<Duration> {
+        self.manager.longest_sleep()
     }
 }
 
@@ -566,6 +570,12 @@ struct ServiceManager {
     notifier: Notifier,
     who: Notify,
     ready: bool,
+    watchdog: Option<Watchdog>,
+}
+
+struct Watchdog {
+    every: Duration,
+    next: Instant,
 }
 
 impl ServiceManager {
@@ -574,25 +584,48 @@ impl ServiceManager {
             notifier: Notifier::from_environment(),
             who: run.notify,
             ready: false,
+            watchdog: watchdog_interval().map(|every| Watchdog {
+                every,
+                next: Instant::now(),
+            }),
         }
     }
 
-    /// A watchdog of ours proves nothing about a COMMAND that speaks for itself.
-    fn watchdog(&self) -> Option<Duration> {
-        watchdog_interval().filter(|_| self.who == Notify::Gateway && self.notifier.is_connected())
+    /// The loop turned: that is all a WATCHDOG=1 of ours proves.
+    fn turned(&mut self) {
+        self.notifier.flush();
+        let Some(watchdog) = self
+            .watchdog
+            .as_mut()
+            .filter(|watchdog| Instant::now() >= watchdog.next)
+        else {
+            return;
+        };
+        watchdog.next = Instant::now() + watchdog.every;
+        self.notifier.send("WATCHDOG=1");
+    }
+
+    fn longest_sleep(&self) -> Option<Duration> {
+        let next = |watchdog: &Watchdog| watchdog.next.saturating_duration_since(Instant::now());
+        self.watchdog
+            .as_ref()
+            .map(next)
+            .into_iter()
+            .chain(self.notifier.due())
+            .min()
     }
 
     fn ready(&mut self, status: &str) {
         if self.who == Notify::Gateway && !self.ready {
             self.ready = true;
-            self.notifier.send(&format!("READY=1\nSTATUS={status}"));
+            self.notifier.send(format!("READY=1\nSTATUS={status}"));
         } else {
             self.status(status);
         }
     }
 
-    fn status(&self, status: &str) {
-        self.notifier.send(&format!("STATUS={status}"));
+    fn status(&mut self, status: &str) {
+        self.notifier.send(format!("STATUS={status}"));
     }
 
     fn progress(&mut self, progress: &Progress<'_>, mode: Mode) {
@@ -610,7 +643,7 @@ impl ServiceManager {
                 } else {
                     // A standby is all it can be for now: the boot need not wait for it.
                     self.ready = true;
-                    self.notifier.send(&format!("READY=1\nSTATUS={status}"));
+                    self.notifier.send(format!("READY=1\nSTATUS={status}"));
                 }
             }
             Progress::Waiting { who, .. } => {
@@ -631,12 +664,16 @@ impl ServiceManager {
     }
 
     /// Until the next word, which comes within a second or two.
-    fn extend(&self, status: &str) {
+    fn extend(&mut self, status: &str) {
         self.notifier
             .send(&format!("STATUS={status}\nEXTEND_TIMEOUT_USEC=20000000"));
     }
 
     fn happening(&mut self, happening: &Happening<'_>, stop_timeout: Limit) {
+        if matches!(happening, Happening::Running(_)) && self.who == Notify::Payload {
+            // From here on COMMAND speaks for itself, and ours would prove nothing.
+            self.watchdog = None;
+        }
         if !self.notifier.is_connected() {
             return;
         }
@@ -660,11 +697,10 @@ impl ServiceManager {
                     .map_or(u64::MAX / 2, |budget| {
                         u64::try_from(budget.as_micros()).unwrap_or(u64::MAX / 2)
                     });
-                self.notifier.send(&format!(
+                self.notifier.send(format!(
                     "STATUS={why} on {signal}\nEXTEND_TIMEOUT_USEC={budget}"
                 ));
             }
-            Happening::Watchdog => self.notifier.send("WATCHDOG=1"),
             _ => {}
         }
     }
@@ -678,7 +714,7 @@ impl ServiceManager {
         self.notifier.send("STOPPING=1");
     }
 
-    fn over(&self, ended: &Ended) {
+    fn over(&mut self, ended: &Ended) {
         if let Some(exit) = ended.exit.filter(|_| self.notifier.is_connected()) {
             self.status(&format!("COMMAND ended, {exit}"));
         }
