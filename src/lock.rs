@@ -282,8 +282,14 @@ impl Locked {
                 told
             }
         };
+        let length = bytes.len() as u64;
         self.0.file.write_all_at(bytes, 0).map_err(cannot)?;
-        self.0.file.set_len(bytes.len() as u64).map_err(cannot)
+        // Cutting costs more than looking whether there is anything to cut.
+        let stat = rustix::fs::fstat(&self.0.file).map_err(|errno| cannot(errno.into()))?;
+        if stat.st_size.unsigned_abs() == length {
+            return Ok(());
+        }
+        self.0.file.set_len(length).map_err(cannot)
     }
 
     /// Lets the descriptor be inherited, for a command that replaces this process.

@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD};
@@ -12,7 +11,7 @@ use crate::process::{Family, Pid, Pinned, Signal, Stat};
 use crate::record::{self, Record};
 use crate::signals::Signals;
 use crate::survivors;
-use crate::sys::{self, Upbringing};
+use crate::sys::{self, Image, Upbringing};
 use crate::{Error, ErrorKind, Result};
 
 /// A command that exists and may be executed.
@@ -130,29 +129,30 @@ pub struct Surroundings<'a> {
     pub may_notify: bool,
 }
 
-fn prepare(
-    command: &Command,
-    around: Surroundings<'_>,
-    upbringing: Upbringing,
-) -> std::process::Command {
+fn image(command: &Command, around: Surroundings<'_>) -> Result<Image> {
     let record = around.record;
-    let mut prepared = std::process::Command::new(&command.program);
-    prepared.arg0(&command.argv[0]).args(&command.argv[1..]);
-    prepared.env(survivors::PID_FILE, &record.path.0);
-    prepared.env(survivors::PID, record.pid.to_string());
-    prepared.env(
-        survivors::RUN_ID,
-        run_ids(std::env::var_os(survivors::RUN_ID), &record.run_id),
-    );
-    prepared.env(survivors::GENERATION, record.generation.to_string());
-    if around.may_notify {
-        // WATCHDOG_PID is ours; without it the watchdog is for whoever asks (sd_watchdog_enabled(3)).
-        prepared.env_remove("WATCHDOG_PID");
+    let outer = std::env::var_os(survivors::RUN_ID);
+    let ours: [(&str, OsString); 4] = [
+        (survivors::PID_FILE, record.path.0.clone()),
+        (survivors::PID, record.pid.to_string().into()),
+        (survivors::RUN_ID, run_ids(outer, &record.run_id)),
+        (survivors::GENERATION, record.generation.to_string().into()),
+    ];
+    // WATCHDOG_PID is ours; without it the watchdog is for whoever asks (sd_watchdog_enabled(3)).
+    let hidden = if around.may_notify {
+        "WATCHDOG_PID"
     } else {
-        prepared.env_remove("NOTIFY_SOCKET");
-    }
-    sys::bring_up(&mut prepared, upbringing);
-    prepared
+        "NOTIFY_SOCKET"
+    };
+    let is_ours = |name: &OsString| name == hidden || ours.iter().any(|(own, _)| name == own);
+    let kept = std::env::vars_os().filter(|(name, _)| !is_ours(name));
+    let added = ours
+        .iter()
+        .map(|(name, value)| (name.into(), value.clone()));
+    let environment: Vec<(OsString, OsString)> = kept.chain(added).collect();
+    let argv = command.argv.iter().map(|word| word.as_bytes().to_vec());
+    Image::new(command.program.as_os_str(), argv, environment)
+        .map_err(|error| cannot_start(command, error))
 }
 
 /// Outer gateways' ids first: a process belongs to all of them.
@@ -196,6 +196,7 @@ impl Payload {
         // What the payload leaves behind comes to us instead of to init (prctl(2)). A kernel that
         // refuses leaves only the search by run id.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        let image = image(command, around)?;
         let quiet = sys::Quiet::begin();
         if crate::wait::Interrupt::interrupted(signals) {
             return Ok(None);
@@ -205,14 +206,14 @@ impl Payload {
             own_group: !terminal,
             dispositions: signals.originally().to_vec(),
         };
-        let child = prepare(command, around, upbringing)
-            .spawn()
+        let child = image
+            .start(&upbringing, &quiet)
             .map_err(|error| cannot_start(command, error))?;
         // Blocked since before the fork: what is pending now the child may not have heard.
         let heard_nothing =
             quiet.is_pending(Signal::INT.number()) || quiet.is_pending(Signal::QUIT.number());
         drop(quiet);
-        let pid = Pid::new(child.id().into()).expect("a child has a pid");
+        let pid = Pid::new(child.into()).expect("a child has a pid");
         let cannot = |error| {
             Error::system(format!("cannot open a pidfd on our own child {pid}")).because(error)
         };
@@ -336,7 +337,10 @@ pub fn become_command(command: &Command, around: Surroundings<'_>, signals: &Sig
         own_group: false,
         dispositions: signals.originally().to_vec(),
     };
-    cannot_start(command, prepare(command, around, upbringing).exec())
+    match image(command, around) {
+        Ok(image) => cannot_start(command, image.become_it(&upbringing)),
+        Err(error) => error,
+    }
 }
 
 #[cfg(test)]

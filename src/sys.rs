@@ -2,14 +2,14 @@
 //!
 //! Everything else in this crate speaks to the kernel through std and rustix.
 
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::unix::ffi::OsStrExt;
 
-use libc::c_int;
+use libc::{c_char, c_int, c_void};
 
 /// Tries to take the exclusive `flock(2)` lock on this open file. Never waits.
 ///
@@ -67,8 +67,13 @@ pub fn set_disposition(signal: c_int, disposition: Disposition) {
         Disposition::Default => libc::SIG_DFL,
         Disposition::Ignored => libc::SIG_IGN,
     };
-    // SAFETY: SIG_DFL and SIG_IGN run no code of ours, so nothing can be called at a bad moment.
-    unsafe { libc::signal(signal, handler) };
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: an all-zero sigaction is valid (no flags, an empty mask); SIG_DFL and SIG_IGN run no
+    // code of ours, so nothing can be called at a bad moment.
+    unsafe {
+        (*action.as_mut_ptr()).sa_sigaction = handler;
+        libc::sigaction(signal, action.as_ptr(), std::ptr::null_mut());
+    }
 }
 
 /// All signals blocked until this is dropped; the mask of before is then put back.
@@ -133,11 +138,159 @@ pub struct Upbringing {
     pub dispositions: Vec<(c_int, Disposition)>,
 }
 
-/// Makes `command` follow `plan` between fork and exec, and start with an empty signal mask.
-pub fn bring_up(command: &mut Command, plan: Upbringing) {
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed. `follow` makes plain
-    // system calls through libc and rustix, allocates nothing and takes no lock.
-    unsafe { command.pre_exec(move || follow(&plan)) };
+/// A program, its arguments and its environment, in the form that `execve(2)` takes: made before
+/// the child is, which may not allocate.
+#[derive(Debug)]
+pub struct Image {
+    program: CString,
+    argv: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Image {
+    /// From words without zero bytes.
+    ///
+    /// # Errors
+    /// One has a zero byte, which no argument of a process can.
+    pub fn new(
+        program: &OsStr,
+        argv: impl IntoIterator<Item = impl Into<Vec<u8>>>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> io::Result<Self> {
+        let entry = |(name, value): (OsString, OsString)| {
+            [name.as_bytes(), b"=", value.as_bytes()].concat()
+        };
+        Ok(Self {
+            program: CString::new(program.as_bytes())?,
+            argv: argv
+                .into_iter()
+                .map(CString::new)
+                .collect::<Result<_, _>>()?,
+            environment: environment
+                .into_iter()
+                .map(entry)
+                .map(CString::new)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Becomes the program, as `plan` says. Comes back only with the reason why it could not.
+    pub fn become_it(&self, plan: &Upbringing) -> io::Error {
+        let pointers = Pointers::to(self);
+        match follow(plan) {
+            Ok(()) => io::Error::from_raw_os_error(pointers.execute()),
+            Err(error) => error,
+        }
+    }
+
+    /// Starts the program in a child that follows `plan`. All signals must be blocked.
+    ///
+    /// The child borrows our memory until it has become the program (`clone(2)` with `CLONE_VM` and
+    /// `CLONE_VFORK`), so that nothing is copied and its failure can be told by a plain store.
+    ///
+    /// # Errors
+    /// There is no room for a process, or the program could not be executed.
+    pub fn start(&self, plan: &Upbringing, _quiet: &Quiet) -> io::Result<c_int> {
+        let mut stack = vec![MaybeUninit::<u128>::uninit(); CHILD_STACK / size_of::<u128>()];
+        let mut birth = Birth {
+            pointers: Pointers::to(self),
+            plan,
+            failure: 0,
+        };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        // SAFETY: we are suspended until the child has executed a program or exited, so `birth` and
+        // `stack` outlive its use of them and nobody else touches them. The stack is aligned, large
+        // enough for the few calls of `child`, and grows down from its end. Signals are blocked,
+        // so no handler of ours runs in the child; its dispositions are its own (no CLONE_SIGHAND).
+        let pid = unsafe {
+            let top = stack.as_mut_ptr_range().end.cast();
+            libc::clone(child, top, flags, (&raw mut birth).cast())
+        };
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if birth.failure == 0 {
+            return Ok(pid);
+        }
+        // It has exited; nobody else may find it.
+        // SAFETY: waitpid(2) with a null status writes nothing.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        Err(io::Error::from_raw_os_error(birth.failure))
+    }
+}
+
+/// Far more than `child` needs.
+const CHILD_STACK: usize = 64 * 1024;
+
+struct Birth<'a> {
+    pointers: Pointers<'a>,
+    plan: &'a Upbringing,
+    failure: c_int,
+}
+
+/// Runs in the child, on borrowed memory: plain system calls only, no allocation, no lock, no panic.
+extern "C" fn child(birth: *mut c_void) -> c_int {
+    // SAFETY: `Image::start` passes a `Birth` that lives, and that only we use, until we are gone.
+    let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
+    birth.failure = match follow(birth.plan) {
+        Ok(()) => birth.pointers.execute(),
+        Err(error) => error.raw_os_error().unwrap_or(libc::EINVAL),
+    };
+    // SAFETY: _exit ends the child without running anything of the parent's.
+    unsafe { libc::_exit(127) }
+}
+
+/// The null-terminated arrays that `execve(2)` takes. They point into the `Image`.
+struct Pointers<'a> {
+    image: &'a Image,
+    argv: Vec<*const c_char>,
+    /// As `execvp(3)`: a text without `#!` is given to the shell.
+    shell: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+}
+
+impl<'a> Pointers<'a> {
+    fn to(image: &'a Image) -> Self {
+        let null = || std::iter::once(std::ptr::null());
+        let pointers = |words: &'a [CString]| {
+            words
+                .iter()
+                .map(|word| word.as_ptr())
+                .chain(null())
+                .collect()
+        };
+        let head = [c"sh".as_ptr(), image.program.as_ptr()];
+        let tail = image.argv.iter().skip(1).map(|word| word.as_ptr());
+        Self {
+            image,
+            argv: pointers(&image.argv),
+            shell: head.into_iter().chain(tail).chain(null()).collect(),
+            environment: pointers(&image.environment),
+        }
+    }
+
+    /// The errno of why it came back.
+    fn execute(&self) -> c_int {
+        // SAFETY: every array ends with a null pointer and holds pointers to strings that end with
+        // a zero byte and that `image` keeps alive.
+        unsafe {
+            libc::execve(
+                self.image.program.as_ptr(),
+                self.argv.as_ptr(),
+                self.environment.as_ptr(),
+            );
+            let failure = *libc::__errno_location();
+            if failure != libc::ENOEXEC {
+                return failure;
+            }
+            libc::execve(
+                c"/bin/sh".as_ptr(),
+                self.shell.as_ptr(),
+                self.environment.as_ptr(),
+            );
+            *libc::__errno_location()
+        }
+    }
 }
 
 fn follow(plan: &Upbringing) -> io::Result<()> {

@@ -11,7 +11,7 @@ use gateway_lock::claim::{Contest, Description, Finding};
 use gateway_lock::notify::{Notifier, watchdog_interval};
 use gateway_lock::payload::Command;
 use gateway_lock::process::{Pid, Signal};
-use gateway_lock::record::{Exit, Limit};
+use gateway_lock::record::{Exit, Limit, Record};
 use gateway_lock::signals::Signals;
 use gateway_lock::supervise::{self, Attendant, Cause, Ended, Happening};
 use gateway_lock::takeover::{Mode, Refusal, Rules};
@@ -131,7 +131,7 @@ impl Session<'_> {
         signals: &mut Signals,
     ) -> Result<Verdict> {
         self.tell_acquired(&acquired);
-        let replaced = acquired.replaced;
+        let (replaced, own) = (acquired.replaced, acquired.claim.record().clone());
         let may_notify = self.run.notify == Notify::Payload;
         if let Some(command) = command.filter(|_| self.run.exec) {
             self.manager
@@ -156,7 +156,7 @@ impl Session<'_> {
             stop_timeout: self.run.stop_timeout,
         };
         let ended = supervise::supervise(acquired.claim, command, signals, &rules, &mut told)?;
-        Ok(self.over(&ended, command, &replaced))
+        Ok(self.over(&ended, command, &replaced, &own))
     }
 
     fn tell_acquired(&self, acquired: &Acquired) {
@@ -197,16 +197,22 @@ impl Session<'_> {
                 after(acquired)
             ),
         }
-        self.tell_units(&acquired.replaced, "took over from");
+        self.tell_units(
+            &acquired.replaced,
+            acquired.claim.record(),
+            "took over from",
+        );
     }
 
     /// A unit whose holder we replaced is down, and nobody will remember.
-    fn tell_units(&self, replaced: &[Former], what: &str) {
+    fn tell_units(&self, replaced: &[Former], own: &Record, what: &str) {
         let mut told = HashSet::new();
+        // Started by the manager, too: the one that was replaced was our own unit's.
+        let is_own = |theirs: &Record| (&theirs.unit, theirs.manager) == (&own.unit, own.manager);
         for record in replaced.iter().filter_map(|former| former.record.as_ref()) {
             if let (Some(unit), Some(start)) = (&record.unit, words::systemctl("start", record))
                 && told.insert(unit.clone())
-                && !is_our_own_unit(unit)
+                && !is_own(record)
             {
                 self.voice.notice(&format!(
                     "{what} {unit}, which is down now; start it again with: {start}"
@@ -215,7 +221,13 @@ impl Session<'_> {
         }
     }
 
-    fn over(&mut self, ended: &Ended, command: Option<&Command>, replaced: &[Former]) -> Verdict {
+    fn over(
+        &mut self,
+        ended: &Ended,
+        command: Option<&Command>,
+        replaced: &[Former],
+        own: &Record,
+    ) -> Verdict {
         let path = words::path(&self.subject.path);
         let shown = command.map_or_else(
             || "no command".to_owned(),
@@ -242,7 +254,7 @@ impl Session<'_> {
                 .map_or_else(|| "did not run".to_owned(), |exit| format!("ended, {exit}"))
         );
         self.manager.over(ended);
-        self.tell_units(replaced, "this run had taken over from");
+        self.tell_units(replaced, own, "this run had taken over from");
         verdict(ended, command.is_some())
     }
 
@@ -305,12 +317,6 @@ fn after(acquired: &Acquired) -> String {
         }
         _ => String::new(),
     }
-}
-
-fn is_our_own_unit(unit: &str) -> bool {
-    // Started by the manager: the replaced one was our own unit's, or is started by it.
-    std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == Pid::this().to_string())
-        && std::fs::read_to_string("/proc/self/cgroup").is_ok_and(|cgroup| cgroup.contains(unit))
 }
 
 fn ending(exit: Exit) -> String {
@@ -666,7 +672,7 @@ impl ServiceManager {
     /// Until the next word, which comes within a second or two.
     fn extend(&mut self, status: &str) {
         self.notifier
-            .send(&format!("STATUS={status}\nEXTEND_TIMEOUT_USEC=20000000"));
+            .send(format!("STATUS={status}\nEXTEND_TIMEOUT_USEC=20000000"));
     }
 
     fn happening(&mut self, happening: &Happening<'_>, stop_timeout: Limit) {
