@@ -19,9 +19,7 @@ fn assert_told_in_order(journal: &str, story: &[String]) {
 /// The gateway's own lines: priority and text.
 fn gateways_lines(systemd: &Systemd, unit: &str) -> Vec<(String, String)> {
     let text = systemd.ok(["journalctl", "--no-pager", "-q", "-o", "json", "-u", unit]);
-    let lines = text
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line));
+    let lines = text.lines().map(serde_json::from_str::<serde_json::Value>);
     let field = |line: &serde_json::Value, name: &str| line[name].as_str().unwrap_or("").to_owned();
     lines
         .map(|line| line.expect("JSON"))

@@ -156,6 +156,7 @@ fn a_unit_that_does_not_replace_is_refused_once() {
     assert_eq!(now["ExecMainStatus"], "80");
     assert_eq!(now["NRestarts"], "0");
 
+    systemd.journal_line("web", "held by pid");
     let status = systemd.run(["systemctl", "status", "--no-pager", "web"]);
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     let is_log = |line: &&str| line.contains(" gateway[");
