@@ -3,4 +3,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod exit_status;
+mod people;
+mod refuse;
+mod signals;
 mod start;
+mod stop;
+mod takeover;

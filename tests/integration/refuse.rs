@@ -1,0 +1,171 @@
+//! A plain start against a holder: quick, harmless, and told by a code of its own.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::harness::{End, Locker, Payload, SOON, Scene, Signal, state, wait_until};
+
+/// NousResearch/hermes-agent#73203: "already running" must not look like a failure.
+#[test]
+fn a_refusal_is_one_line_with_a_code_of_its_own() {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    let output = scene.finish(["run", "--", "true"]);
+    output.assert_code(80).assert_one_line();
+    assert!(output.took < Duration::from_secs(1), "{:?}", output.took);
+    assert_eq!(output.stdout, "");
+    let path = scene.pid_file();
+    let path = path.to_str().unwrap();
+    let start = format!("gateway: held by pid {} (", holder.pid());
+    assert!(output.stderr.starts_with(&start), "{}", output.stderr);
+    assert!(output.stderr.contains("up 0"), "{}", output.stderr);
+    let end = format!("{path}; take over: --replace; stop it: gateway -f {path} stop\n");
+    assert!(output.stderr.ends_with(&end), "{}", output.stderr);
+}
+
+#[test]
+fn a_named_instance_is_stopped_by_its_name() {
+    let scene = Scene::new();
+    let mut holder = scene.spawn(scene.bare(["run", "-n", "web", "--", "sleep", "infinity"]));
+    wait_until("it holds", SOON, || {
+        assert!(holder.is_running(), "{}", holder.stderr());
+        scene
+            .finish_command(scene.bare(["-n", "web", "status"]))
+            .end
+            == End::Code(0)
+    });
+    let output = scene.finish_command(scene.bare(["run", "-n", "web", "--", "true"]));
+    output
+        .assert_code(80)
+        .assert_says("stop it: gateway -n web stop\n");
+}
+
+/// knsd/daemonize#20: a refused contender wiped the holder's record.
+#[test]
+fn a_refused_start_leaves_no_trace() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let before = scene.footprint();
+    let files = || {
+        let mut names: Vec<_> = fs::read_dir(scene.path(""))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let files_before = files();
+    for _ in 0..20 {
+        scene.finish(["run", "--", "true"]).assert_code(80);
+    }
+    assert_eq!(scene.footprint(), before);
+    assert_eq!(files(), files_before);
+    assert!(holder.is_running());
+    assert_eq!(holder.stderr(), "", "the holder has nothing to tell");
+}
+
+#[test]
+fn quiet_leaves_a_refusal_to_the_code() {
+    let scene = Scene::new();
+    let _holder = scene.hold();
+    scene
+        .finish(["-q", "run", "--", "true"])
+        .assert_code(80)
+        .assert_silent();
+}
+
+/// NousResearch/hermes-agent#2189: a suspended holder is a holder.
+#[test]
+fn a_stopped_holder_refuses_too() {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    holder.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
+    scene.finish(["run", "--", "true"]).assert_code(80);
+    assert_eq!(state(holder.pid()), Some('T'), "it was not woken");
+}
+
+#[test]
+fn a_foreign_locker_is_named_and_left_alone() {
+    let scene = Scene::new();
+    let mut stranger = Locker::on(&scene, &scene.pid_file());
+    let before = scene.footprint();
+    let output = scene.finish(["run", "--", "true"]);
+    output.assert_code(82).assert_one_line();
+    output.assert_says(&format!("pid {} (", stranger.pid()));
+    output.assert_says(scene.pid_file().to_str().unwrap());
+    assert!(output.took < Duration::from_secs(2), "{:?}", output.took);
+    assert_eq!(scene.footprint(), before);
+    assert!(stranger.0.is_running());
+}
+
+/// arcboxlabs/arcbox#367: a probe of the lock made a start fail.
+#[test]
+fn a_probe_refuses_nobody() {
+    let scene = Scene::new();
+    fs::write(scene.pid_file(), "").unwrap();
+    let mut command = scene.command("sh");
+    command.args([
+        "-c",
+        "while :; do flock -n gateway.pid true; flock -s -n gateway.pid true; done",
+    ]);
+    let _prober = scene.spawn(command);
+    for _ in 0..30 {
+        scene.finish(["run", "--", "true"]).assert_code(0);
+    }
+}
+
+/// The probe's own answer is right, too.
+#[test]
+fn status_refuses_nobody() {
+    let scene = Scene::new();
+    let mut command = scene.command("sh");
+    let script = "while :; do \"$@\" -f gateway.pid status; done";
+    command.args(["-c", script, "sh"]).arg(scene.program());
+    let _prober = scene.spawn(command);
+    for _ in 0..30 {
+        scene.finish(["run", "--", "true"]).assert_code(0);
+    }
+}
+
+#[test]
+fn a_holder_that_drains_still_refuses() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&[], Payload::Slow("1"));
+    scene.wait_for_mark("ready");
+    holder.signal(Signal::TERM);
+    scene.wait_for_mark("stopped by TERM");
+    scene.finish(["run", "--", "true"]).assert_code(80);
+    assert!(holder.is_running());
+    assert_eq!(holder.end(), End::Code(0));
+    scene.finish(["run", "--", "true"]).assert_code(0);
+}
+
+/// A start that is not done yet is waited for, so that one that comes to nothing keeps nobody down.
+#[test]
+fn a_start_in_progress_is_waited_for() {
+    let scene = Scene::new();
+    fs::write(scene.pid_file(), "").unwrap();
+    // The lock is taken, and a second passes before the record is written.
+    let command = scene.gateway(["run", "--", "sleep", "infinity"]);
+    let slow = "trace=pwrite64";
+    let mut strace = scene.command("strace");
+    crate::harness::need("strace", "strace");
+    strace.args([
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        slow,
+        "-e",
+        "inject=pwrite64:delay_enter=1000000",
+        "--",
+    ]);
+    strace.arg(command.get_program()).args(command.get_args());
+    let _starting = scene.spawn(strace);
+    wait_until("it has the lock", SOON, || !scene.lockers().is_empty());
+    assert_eq!(scene.state(), "starting");
+    let output = scene.finish(["run", "--", "true"]);
+    output.assert_code(80);
+    assert_eq!(scene.state(), "held");
+}

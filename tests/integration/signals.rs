@@ -1,0 +1,233 @@
+//! Signals: on to the command, once, and to nobody else.
+
+use std::fs;
+
+use crate::harness::{End, Payload, Process, SOON, Scene, Signal, state, until, wait_until};
+
+/// A payload that writes down every signal that it hears.
+const LISTENER: &str = "for s in TERM INT HUP QUIT USR1 USR2 WINCH ALRM CONT; do trap \"echo $s >>\\\"$SCENE/heard\\\"\" $s; done\n\
+    echo ready >>\"$SCENE/marks\"\nwhile [ ! -e \"$SCENE/enough\" ]; do sleep 0.05; done\nexit 0\n";
+
+fn listen(scene: &Scene, options: &[&str]) -> Process {
+    let holder = scene.hold_with(options, Payload::Script(LISTENER));
+    scene.wait_for_mark("ready");
+    holder
+}
+
+fn heard(scene: &Scene, count: usize) -> Vec<String> {
+    until("the payload heard it", SOON, || {
+        let heard = scene.lines("heard");
+        (heard.len() >= count).then_some(heard)
+    })
+}
+
+fn enough(scene: &Scene) {
+    fs::write(scene.path("enough"), "").unwrap();
+}
+
+/// jwilder/dockerize#12: the wrapper ended at once and left the child running.
+#[test]
+fn a_stop_is_passed_on_once_and_the_gateway_waits() {
+    for (signal, name) in [(Signal::TERM, "TERM"), (Signal::INT, "INT")] {
+        let scene = Scene::new();
+        let mut holder = listen(&scene, &[]);
+        holder.signal(signal);
+        assert_eq!(heard(&scene, 1), [name]);
+        assert!(holder.is_running());
+        assert_eq!(
+            scene.lockers(),
+            [holder.pid()],
+            "it holds until the payload is gone"
+        );
+        enough(&scene);
+        assert_eq!(holder.end(), End::Code(0));
+        // CONT follows only a stopped payload.
+        assert_eq!(scene.lines("heard"), [name]);
+    }
+}
+
+#[test]
+fn other_signals_are_passed_on_and_stop_nothing() {
+    let scene = Scene::new();
+    let mut holder = listen(&scene, &[]);
+    let signals = [
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::WINCH, "WINCH"),
+        (Signal::ALARM, "ALRM"),
+        (Signal::HUP, "HUP"),
+    ];
+    for (count, (signal, name)) in signals.into_iter().enumerate() {
+        holder.signal(signal);
+        assert_eq!(heard(&scene, count + 1)[count], name);
+    }
+    assert!(holder.is_running());
+    assert_eq!(scene.state(), "held");
+    enough(&scene);
+    assert_eq!(holder.end(), End::Code(0));
+    assert_eq!(scene.lines("heard").len(), 6, "each was heard once");
+}
+
+#[test]
+fn a_stop_signal_can_be_chosen() {
+    for option in ["QUIT", "SIGQUIT", "3"] {
+        let scene = Scene::new();
+        let mut holder = listen(&scene, &["--stop-signal", option]);
+        holder.signal(Signal::TERM);
+        assert_eq!(heard(&scene, 1), ["QUIT"]);
+        enough(&scene);
+        assert_eq!(holder.end(), End::Code(0));
+    }
+}
+
+#[test]
+fn a_takeover_uses_the_holders_stop_signal() {
+    let scene = Scene::new();
+    let mut holder = listen(&scene, &["--stop-signal", "USR2"]);
+    let new = scene.start(["run", "--replace", "--", "true"]);
+    assert_eq!(heard(&scene, 1), ["USR2"]);
+    enough(&scene);
+    assert_eq!(holder.end(), End::Code(0));
+    new.output().assert_code(0);
+}
+
+#[test]
+fn a_second_term_does_not_shorten_the_stop() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&["--stop-timeout", "1500ms"], Payload::Deaf);
+    scene.wait_for_mark("deaf");
+    let began = std::time::Instant::now();
+    holder.signal(Signal::TERM);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    holder.signal(Signal::TERM);
+    holder.signal(Signal::INT);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    assert!(
+        began.elapsed() >= std::time::Duration::from_millis(1400),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[test]
+fn a_stopped_payload_hears_the_stop() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let payload = scene.record().payload_pid();
+    crate::harness::signal(payload, Signal::STOP);
+    wait_until("it is stopped", SOON, || state(payload) == Some('T'));
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+}
+
+/// Signals go to the first process; its group, where it is not ours, hears nothing.
+#[test]
+fn only_the_first_process_is_signalled() {
+    let scene = Scene::new();
+    let script = "sh -c 'trap \"echo child >>\\\"$SCENE/heard\\\"\" USR1; while :; do sleep 0.05; done' &\n\
+        trap 'echo first >>\"$SCENE/heard\"' USR1\necho ready >>\"$SCENE/marks\"\n\
+        while [ ! -e \"$SCENE/enough\" ]; do sleep 0.05; done\nkill $!\n";
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    scene.wait_for_mark("ready");
+    holder.signal(Signal::USR1);
+    assert_eq!(heard(&scene, 1), ["first"]);
+    holder.signal(Signal::USR1);
+    assert_eq!(heard(&scene, 2), ["first", "first"]);
+    enough(&scene);
+    holder.end();
+}
+
+#[test]
+fn who_asked_is_recorded() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let mut kill = scene.command("sh");
+    // The shell is still there when the gateway asks who it was.
+    kill.args(["-c", &format!("kill {}; sleep 1", holder.pid())]);
+    let kill = scene.spawn(kill);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    let record = scene.record();
+    assert_eq!(record.number("/by/pid"), u64::from(kill.pid()));
+    assert_eq!(record.number("/by/uid"), 0);
+    assert!(record.json["by"]["argv"].to_string().contains("kill"));
+}
+
+/// The signal masks of a process that was started with these ignored, and by whom.
+fn masks(scene: &Scene, ignored: &str, by: &[&str]) -> (u64, u64) {
+    let mut command = scene.command("sh");
+    let script = format!("trap '' {ignored}; exec \"$@\"");
+    command.args(["-c", &script, "sh"]).args(by);
+    command.args(["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
+    let output = scene.finish_command(command);
+    output.assert_code(0);
+    let mask = |name: &str| {
+        let mut lines = output.stdout.lines();
+        let line = lines.find(|line| line.starts_with(name)).expect("a line");
+        u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
+    };
+    (mask("SigBlk"), mask("SigIgn"))
+}
+
+/// What was ignored stays ignored (nohup), and nothing else is.
+#[test]
+fn the_command_gets_the_dispositions_that_we_were_given() {
+    let scene = Scene::new();
+    let gateway = scene.program().to_str().unwrap();
+    let under_us = [gateway, "-f", "gateway.pid", "run", "--"];
+    for ignored in ["URG", "HUP", "HUP INT QUIT TTOU TTIN PIPE USR1 CHLD TERM"] {
+        let (blocked, ours) = masks(&scene, ignored, &under_us);
+        let (_, plain) = masks(&scene, ignored, &[]);
+        assert_eq!((blocked, ours), (0, plain), "{ignored}");
+        assert_ne!(plain, 0);
+    }
+}
+
+#[test]
+fn a_gateway_started_with_term_ignored_can_still_be_stopped() {
+    let scene = Scene::new();
+    let mut command = scene.command("sh");
+    command
+        .args(["-c", "trap '' TERM CHLD; exec \"$@\"", "sh"])
+        .arg(scene.program());
+    command.args([
+        "-f",
+        "gateway.pid",
+        "run",
+        "--stop-timeout",
+        "300ms",
+        "--",
+        "sleep",
+        "infinity",
+    ]);
+    let mut holder = scene.spawn(command);
+    scene.wait_for_record("a holder", |record| record.has_payload());
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+}
+
+/// NousResearch/hermes-agent#103191: a stop that comes while the start is still under way.
+#[test]
+fn a_stop_at_any_moment_of_the_start_leaves_nothing_running() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Plain);
+    for step in 0..60 {
+        let mut start = scene.start(["run", "--", &payload]);
+        // From before main to well after the payload's start.
+        std::thread::sleep(std::time::Duration::from_micros(step * 150));
+        start.signal(Signal::TERM);
+        assert_eq!(
+            start.end(),
+            End::of(Signal::TERM),
+            "after {} µs",
+            step * 150
+        );
+        assert_eq!(scene.members(), [0; 0]);
+        assert_ne!(scene.state(), "held");
+    }
+    scene.assert_never_two_payloads();
+    assert!(
+        !scene.started_payloads().is_empty(),
+        "some came late enough"
+    );
+}

@@ -1,0 +1,196 @@
+//! `stop`: the holder that is found is gone with its payload, or it says why not.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::harness::{End, Payload, SOON, Scene, Signal, exists, state, until, wait_until};
+
+#[test]
+fn stop_waits_for_the_holder_and_its_payload() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&[], Payload::Slow("1"));
+    scene.wait_for_mark("ready");
+    let payload = scene.record().payload_pid();
+    let output = scene.finish(["stop"]);
+    output.assert_code(0);
+    assert!(output.took > Duration::from_secs(1), "{output:?}");
+    assert!(!exists(payload));
+    assert_eq!(scene.lockers(), [0; 0]);
+    assert_eq!(holder.end(), End::Code(0));
+    let record = scene.record();
+    assert_eq!(record.text("/reason"), "stopped");
+    assert_eq!(record.json["by"]["uid"], 0);
+    let by = record.json["by"]["argv"].to_string();
+    assert!(by.contains("stop"), "{by}");
+}
+
+#[test]
+fn nothing_to_stop_is_said_and_is_no_failure() {
+    let scene = Scene::new();
+    scene
+        .finish(["stop"])
+        .assert_code(0)
+        .assert_one_line()
+        .assert_says("nothing to stop");
+    assert!(!scene.pid_file().exists(), "stop makes no file");
+    scene.finish(["-q", "stop"]).assert_code(0).assert_silent();
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    let before = scene.footprint();
+    scene.finish(["stop"]).assert_code(0);
+    assert_eq!(scene.footprint(), before);
+}
+
+#[test]
+fn a_stop_that_goes_well_prints_nothing_beyond_whom_it_asked() {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    let output = scene.finish(["stop"]);
+    output.assert_code(0).assert_one_line();
+    output.assert_says(&format!("asked pid {}", holder.pid()));
+    let _holder = scene.hold();
+    scene.finish(["-q", "stop"]).assert_code(0).assert_silent();
+}
+
+#[test]
+fn stop_kills_what_does_not_go_and_marks_the_record_itself() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&["--stop-timeout", "1h"], Payload::Deaf);
+    scene.wait_for_mark("deaf");
+    let output = scene.finish(["stop", "--kill-after", "300ms"]);
+    output.assert_code(0).assert_says("sent SIGKILL");
+    assert_eq!(holder.end(), End::of(Signal::KILL));
+    scene.wait_until_empty();
+    let record = scene.record();
+    assert_eq!(record.first_line, "");
+    assert_eq!(record.text("/reason"), "stopped");
+    assert_eq!(scene.state(), "free");
+}
+
+/// The grandchildren of a killed holder have shed nothing that would end them.
+#[test]
+fn stop_ends_what_a_killed_holder_leaves() {
+    let scene = Scene::new();
+    let script = "trap '' TERM\nsetsid sleep infinity & echo $! >\"$SCENE/child\"\n\
+        echo deaf >>\"$SCENE/marks\"\nwhile :; do sleep 9; done\n";
+    let _holder = scene.hold_with(&["--stop-timeout", "1h"], Payload::Script(script));
+    scene.wait_for_mark("deaf");
+    let child: u32 = scene.lines("child")[0].parse().unwrap();
+    assert!(exists(child));
+    scene
+        .finish(["stop", "--kill-after", "300ms"])
+        .assert_code(0);
+    assert!(!exists(child));
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn a_crashed_record_is_marked_and_what_survived_is_ended() {
+    let scene = Scene::new();
+    let script = "setsid sleep infinity & echo $! >\"$SCENE/child\"; sleep infinity\n";
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    until("the child", SOON, || {
+        (!scene.lines("child").is_empty()).then_some(())
+    });
+    let child: u32 = scene.lines("child")[0].parse().unwrap();
+    holder.crash();
+    assert!(exists(child));
+    assert_eq!(scene.state(), "crashed");
+    scene
+        .finish(["stop"])
+        .assert_code(0)
+        .assert_says(&child.to_string());
+    assert!(!exists(child));
+    assert_eq!(scene.state(), "free");
+    assert_eq!(scene.record().first_line, "");
+    scene
+        .finish(["stop"])
+        .assert_code(0)
+        .assert_says("nothing to stop");
+}
+
+#[test]
+fn a_stopped_holder_is_woken_to_stop() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    holder.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
+    scene.finish(["stop"]).assert_code(0);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+}
+
+#[test]
+fn a_successor_is_named_and_left_alone() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let payload = scene.payload(Payload::Plain);
+    let mut standby = scene.start(["run", "--wait", "--", &payload]);
+    standby.wait_for_line("standing by");
+    // The standby is faster than stop's last look at the file only if stop is slow there.
+    let output = scene.finish(["stop"]);
+    output.assert_code(0);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    let mut standby = scene.wait_for_payload(standby);
+    assert!(standby.is_running());
+    let record = scene.record();
+    assert_eq!(record.pid(), standby.pid());
+}
+
+#[test]
+fn a_deadline_ends_the_wait() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&["--stop-timeout", "1h"], Payload::Deaf);
+    scene.wait_for_mark("deaf");
+    let output = scene.finish(["stop", "--timeout", "400ms", "--kill-after", "infinity"]);
+    output.assert_code(81);
+    assert!(output.took < Duration::from_secs(3));
+    assert!(holder.is_running());
+}
+
+#[test]
+fn an_interrupted_stop_says_what_it_has_set_going() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&[], Payload::Slow("1"));
+    scene.wait_for_mark("ready");
+    let mut stop = scene.start(["stop"]);
+    stop.wait_for_line("asked pid");
+    stop.signal(Signal::INT);
+    assert_eq!(stop.end(), End::of(Signal::INT));
+    assert!(
+        stop.stderr().contains("will stop all the same"),
+        "{}",
+        stop.stderr()
+    );
+    assert_eq!(holder.end(), End::Code(0));
+}
+
+#[test]
+fn two_stops_at_once_both_succeed() {
+    let scene = Scene::new();
+    let _holder = scene.hold_with(&[], Payload::Slow("0.5"));
+    scene.wait_for_mark("ready");
+    let (one, other) = (scene.start(["stop"]), scene.start(["stop"]));
+    one.output().assert_code(0);
+    other.output().assert_code(0);
+    assert_eq!(scene.lockers(), [0; 0]);
+}
+
+/// nobody ever has to remove anything, and nobody does.
+#[test]
+fn the_file_is_never_removed() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    use std::os::unix::fs::MetadataExt;
+    let inode = || fs::metadata(scene.pid_file()).unwrap().ino();
+    let before = inode();
+    scene.finish(["stop"]).assert_code(0);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    scene.finish(["status"]).assert_code(3);
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    let mut holder = scene.hold();
+    holder.crash();
+    scene.finish(["stop"]).assert_code(0);
+    scene
+        .finish(["run", "--replace", "--", "true"])
+        .assert_code(0);
+    assert_eq!(inode(), before);
+}
