@@ -367,7 +367,7 @@ fn earlier_holder(locked: &Locked, last: &Contents) -> Result<Option<Holder>> {
     let named = locked.names_itself(last);
     let lives = || {
         last.record()
-            .is_some_and(|record| record.end.is_none() && holder::same_process(record, record.pid))
+            .is_some_and(|record| record.end.is_none() && holder::lives(record))
     };
     if named && !lives() {
         return Ok(None);

@@ -612,10 +612,14 @@ pub fn words(argv: &[Text]) -> Vec<OsString> {
     argv.iter().map(|text| text.0.clone()).collect()
 }
 
-/// Whether two descriptions of a process are the same one.
+/// Whether the process that the record names lives. One that is on its way out has let go of what
+/// it held, or is about to.
 #[must_use]
-pub fn same_process(record: &Record, pid: Pid) -> bool {
-    Stat::of(pid).is_some_and(|stat| stat.start_time == record.start_time && record.pid == pid)
+pub fn lives(record: &Record) -> bool {
+    let same = |stat: &Stat| stat.start_time == record.start_time;
+    Stat::of(record.pid)
+        .filter(same)
+        .is_some_and(|stat| !stat.is_zombie() && !stat.is_exiting())
 }
 
 #[cfg(test)]

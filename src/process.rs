@@ -239,6 +239,9 @@ pub struct Stat {
 /// PF_EXITING of the kernel's `include/linux/sched.h`.
 const PF_EXITING: u64 = 0x4;
 
+/// PF_KTHREAD, likewise.
+const PF_KTHREAD: u64 = 0x20_0000;
+
 impl Stat {
     /// Reads the line of one process; `None` where there is none, or not for us to read.
     #[must_use]
@@ -295,6 +298,12 @@ impl Stat {
     #[must_use]
     pub fn is_exiting(&self) -> bool {
         self.flags & PF_EXITING != 0
+    }
+
+    /// A thread of the kernel's own.
+    #[must_use]
+    pub fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
     }
 
     /// Stopped by a signal or a tracer.
@@ -428,6 +437,20 @@ pub fn ancestors() -> Vec<Pid> {
     chain
 }
 
+/// The children of a process now, as far as the kernel lists them (proc_tid_children(5)).
+/// `None`: it does not.
+#[must_use]
+pub fn children(pid: Pid) -> Option<Vec<Pid>> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let path = task.ok()?.path().join("children");
+        let text = read_bounded(path.to_str()?, 1 << 20).ok()?;
+        let numbers = std::str::from_utf8(&text).ok()?.split_ascii_whitespace();
+        found.extend(numbers.filter_map(|number| Pid::new(number.parse().ok()?)));
+    }
+    Some(found)
+}
+
 /// Processes and who their parents are, at one moment.
 #[derive(Debug, Default)]
 pub struct Family {
@@ -472,25 +495,32 @@ impl Family {
     }
 }
 
-/// Reads a small file of `/proc` in one go; what is longer than 4 KiB is cut.
+/// Reads a small file of `/proc`; what is longer than 4 KiB is cut.
 fn read_small(path: &str) -> io::Result<Vec<u8>> {
+    read_bounded(path, 4096)
+}
+
+/// Reads a file, and no more of it than `limit` bytes, whatever its size claims to be: files of
+/// `/proc` claim none, and are read in large pieces because each piece is made anew.
+pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
-    let mut buffer = [0; 4096];
+    let mut bytes = vec![0; limit.min(4096)];
     let mut length = 0;
     loop {
-        match file.read(&mut buffer[length..]) {
-            Ok(0) => return Ok(buffer[..length].to_vec()),
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
             Ok(read) => length += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+        if length == bytes.len() {
+            if length == limit {
+                break;
+            }
+            bytes.resize(limit.min(length * 4), 0);
+        }
     }
-}
-
-/// Reads a file, and no more of it than `limit` bytes, whatever its size claims to be.
-pub(crate) fn read_bounded(path: &str, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    bytes.truncate(length);
     Ok(bytes)
 }
 
@@ -577,6 +607,32 @@ mod tests {
         assert_eq!(environ.get("GATEWAY"), Some(&b"ok"[..]));
         assert_eq!(environ.get("GATEWAY_PID"), Some(&b"7"[..]));
         assert_eq!(environ.get("GATE"), None);
+    }
+
+    #[test]
+    fn our_children_are_listed() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::new(child.id().into()).unwrap();
+        assert!(children(Pid::this()).unwrap().contains(&pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!children(Pid::this()).unwrap().contains(&pid));
+    }
+
+    #[test]
+    fn a_file_is_read_whole_or_up_to_its_bound() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![b'x'; 100_000]).unwrap();
+        let path = file.path().to_str().unwrap();
+        for (limit, length) in [
+            (10, 10),
+            (4096, 4096),
+            (50_000, 50_000),
+            (100_000, 100_000),
+            (1 << 20, 100_000),
+        ] {
+            assert_eq!(read_bounded(path, limit).unwrap().len(), length);
+        }
     }
 
     #[test]

@@ -496,6 +496,7 @@ impl Watch {
         if self.hang_at.is_some_and(|at| Instant::now() >= at) {
             self.hang_bell();
             self.look(attendant);
+            crate::sys::trim_heap();
         }
         let Some(bell) = &mut self.bell else { return };
         let due = bell.is_due();

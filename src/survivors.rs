@@ -27,6 +27,10 @@ pub const RUN_ID: &str = "GATEWAY_RUN_ID";
 /// The generation, in the payload's environment.
 pub const GENERATION: &str = "GATEWAY_GENERATION";
 
+/// The kernel is about to kill a crashed gateway's command by itself (the parent-death signal): what
+/// ends so soon is neither asked nor mentioned.
+const KERNELS_TURN: Duration = Duration::from_millis(50);
+
 /// How long survivors get between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -218,10 +222,10 @@ fn same_invocation(environ: &Environ, record: &Record) -> bool {
     environ.get("INVOCATION_ID") == record.invocation_id.as_deref().map(str::as_bytes)
 }
 
-/// On its way out, of a user whose processes the run could have had, and born after it began.
+/// On its way out, and of a user whose processes the run could have had.
 fn may_have_belonged(record: &Record, stat: &Stat) -> bool {
     let eligible = || record.uid == 0 || process::uid(stat.pid) == Some(record.uid);
-    stat.is_exiting() && stat.start_time >= record.start_time && eligible()
+    stat.is_exiting() && eligible()
 }
 
 /// What became of them.
@@ -276,7 +280,9 @@ pub fn sweep(
             return Swept::Stuck(left);
         }
         let asked_before = asked.len();
-        press(&left, began, &mut asked);
+        if began.elapsed() >= KERNELS_TURN {
+            press(&left, began, &mut asked);
+        }
         let overlong = !named && began.elapsed() >= UNNAMED;
         if asked.len() > asked_before || overlong {
             named |= overlong;
@@ -341,8 +347,15 @@ fn doze(
     let until_deadline = deadline.map_or(LOOK_AGAIN, |deadline| {
         deadline.saturating_duration_since(Instant::now())
     });
+    let until_turn = KERNELS_TURN
+        .checked_sub(began.elapsed())
+        .unwrap_or(LOOK_AGAIN);
     let longest = interrupt.longest_sleep().unwrap_or(LOOK_AGAIN);
-    let limit = LOOK_AGAIN.min(until_kill).min(until_deadline).min(longest);
+    let limit = LOOK_AGAIN
+        .min(until_kill)
+        .min(until_turn)
+        .min(until_deadline)
+        .min(longest);
     // A process is not gone when its pidfd is readable for others in the list: any end wakes us.
     let fds = left
         .iter()

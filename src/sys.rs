@@ -366,6 +366,15 @@ pub fn notify_directory(directory: BorrowedFd<'_>, events: c_int) -> io::Result<
     }
 }
 
+/// Gives unused heap back to the kernel (malloc_trim(3)): a holder sleeps for months.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes the allocator's own locks, and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Makes sure that descriptors 0, 1 and 2 are open, as Rust's runtime does: where one is closed,
 /// the next file opened would get its number, and our messages would be written into it.
 pub fn ensure_standard_streams() -> io::Result<()> {

@@ -266,22 +266,19 @@ fn pid_files_below(place: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Processes of the payload now: it and its descendants.
+/// How many processes descend from the holder now: its payload.
 #[must_use]
-pub fn payload_size(record: &Record) -> usize {
-    let Some(payload) = &record.payload else {
-        return 0;
-    };
-    let family = process::Family::now();
-    let lives = family.members().any(|stat| {
-        (stat.pid, stat.start_time) == (payload.pid, payload.start_time) && !stat.is_zombie()
-    });
-    let holder = family
-        .descendants(&[record.pid], &[])
-        .iter()
-        .filter(|stat| !stat.is_zombie())
-        .count();
-    if lives { holder.max(1) } else { holder }
+pub fn payload_size(holder: Pid) -> usize {
+    let mut next = vec![holder];
+    let mut count = 0;
+    while let Some(pid) = next.pop() {
+        let Some(children) = process::children(pid) else {
+            continue;
+        };
+        count += children.len();
+        next.extend(children);
+    }
+    count
 }
 
 #[cfg(test)]

@@ -273,7 +273,7 @@ fn details(holder: &Holder, path: &str) -> String {
             &format!(
                 "pid {}, {}",
                 payload.pid,
-                processes(view::payload_size(record))
+                processes(view::payload_size(holder.pid()))
             ),
         ),
         None if record.exec => detail("payload", "the holder became the command (--exec)"),

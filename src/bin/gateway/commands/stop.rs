@@ -36,11 +36,15 @@ pub fn stop(context: &Context, patience: &Patience) -> Result<Verdict> {
     narrator.end();
     Ok(match stopped {
         Stopped::Nothing(view) => {
-            context.voice.expected(&format!(
-                "nothing to stop: {} is {}",
-                words::path(&view.path),
-                view.state.name()
-            ));
+            let path = words::path(&view.path);
+            let why = if matches!(view.state, State::Crashed) {
+                "the last run crashed and left nothing"
+            } else {
+                "nobody holds it"
+            };
+            context
+                .voice
+                .expected(&format!("nothing to stop: {why}, {path}"));
             if let Some(others) = context.others() {
                 context.voice.expected(&others);
             }
