@@ -612,6 +612,20 @@ pub fn words(argv: &[Text]) -> Vec<OsString> {
     argv.iter().map(|text| text.0.clone()).collect()
 }
 
+/// Whether the run that wrote the record goes on: then the record is a copy, and no crash.
+#[must_use]
+pub fn still_runs(record: &Record) -> bool {
+    if numbers_mean_the_same(record) {
+        return lives(record);
+    }
+    let same_run = |holder: Holder| {
+        holder
+            .record()
+            .is_some_and(|theirs| theirs.run_id == record.run_id)
+    };
+    all_holders().any(same_run)
+}
+
 /// Whether the process that the record names lives. One that is on its way out has let go of what
 /// it held, or is about to.
 #[must_use]

@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
     pub fn of(last: &'a Contents, path: &'a Path) -> Result<Self> {
         let may_have_survivors = match last.record() {
             Some(record) if record.end.is_some() || record.exec => false,
-            Some(record) => record.boot_id == process::boot_id()?,
+            Some(record) => record.boot_id == process::boot_id()? && !holder::still_runs(record),
             None => true,
         };
         Ok(Self {
@@ -131,7 +131,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Whether it may have left anything: not after an ordered end, nor across a reboot. What
+    /// Whether it may have left anything: not after an ordered end, nor across a reboot, nor where
+    /// its gateway lives (the file was copied: that gateway holds another one). What
     /// became the command (`--exec`) was never watched, and is left alone.
     #[must_use]
     pub fn may_have_survivors(&self) -> bool {

@@ -131,13 +131,20 @@ fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
     Ok(unlocked(contents))
 }
 
-/// A pid on line 1 of an unlocked file means a crash.
+/// A pid on line 1 of an unlocked file means a crash, unless the file is the copy of another one.
 fn unlocked(contents: &Contents) -> State {
     match contents {
-        Contents::Record(record) if record.end.is_none() && !record.exec => State::Crashed,
+        Contents::Record(record) if record.end.is_some() || record.exec || is_a_copy(record) => {
+            State::Free
+        }
+        Contents::Record(_) => State::Crashed,
         Contents::Hint(_) => State::Crashed,
         _ => State::Free,
     }
+}
+
+fn is_a_copy(record: &Record) -> bool {
+    process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id) && holder::still_runs(record)
 }
 
 fn look_at_nothing(path: &Path) -> View {

@@ -67,7 +67,9 @@ impl Global {
     }
 }
 
+// Only the command in use is built: the others would cost each start some microseconds.
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 pub enum Command {
     /// Run COMMAND under the lock, and end with it.
     ///
