@@ -224,7 +224,7 @@ fi
 
 sh packaging/need man:man-db mandoc:mandoc col:bsdextrautils zsh:zsh fish:fish \
     systemd-analyze:systemd unshare:util-linux
-[ -x "$program" ] || cargo build --release --locked
+cargo build --quiet --release --locked
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
