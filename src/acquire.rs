@@ -29,6 +29,9 @@ const TICK_EARLY: Duration = Duration::from_millis(10);
 const TICK_LATER: Duration = Duration::from_millis(50);
 const EARLY: Duration = Duration::from_secs(1);
 
+/// How long a crowd leaves the winner alone.
+const CROWD: Duration = Duration::from_millis(200);
+
 /// What a record needs at the most, for asking whether there is room.
 const RECORD_ROOM: u64 = 4096;
 
@@ -173,8 +176,14 @@ impl Seeker<'_> {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Outcome> {
         let mut told = Told::default();
+        let mut crowded = false;
         loop {
-            let look = look(self.path)?;
+            let look = if crowded {
+                self.look_in_a_crowd(interrupt)?
+            } else {
+                look(self.path)?
+            };
+            crowded = false;
             let step = self
                 .takeover
                 .next(self.began.elapsed(), seen(&look, self.rules.mode));
@@ -197,6 +206,7 @@ impl Seeker<'_> {
                 (Step::Sleep(until), Look::Held { who, .. }) => {
                     told.waiting(&who, self.left(until), progress);
                     self.doze(&who, until, interrupt);
+                    crowded = self.rules.mode == Mode::Wait && has_ended(&who);
                 }
                 (Step::Refuse(refusal), Look::Held { who, .. }) => {
                     return Ok(Outcome::Refused(Refused::By {
@@ -211,6 +221,27 @@ impl Seeker<'_> {
                 return Ok(Outcome::Interrupted { asked: self.asked });
             }
         }
+    }
+
+    /// Everybody in line was woken by the same end, and one of us has won. To look for it before it
+    /// has written its record would take the processor from the very one we wait for.
+    fn look_in_a_crowd(&self, interrupt: &mut dyn Interrupt) -> Result<Look> {
+        let end = Instant::now() + CROWD;
+        while Instant::now() < end && !interrupt.interrupted() {
+            match OpenFile::open_or_create(self.path)?.try_lock()? {
+                Try::Locked(locked) => return with_lock(locked, self.path),
+                Try::Busy(file) => {
+                    if let Some(who) = holder::named(&file)? {
+                        return Ok(Look::Held { who, file });
+                    }
+                }
+            }
+            sleep(
+                interrupt.descriptor().map(Watched::Readable),
+                Some(scattered()),
+            );
+        }
+        look(self.path)
     }
 
     fn left(&self, until: Option<Duration>) -> Option<Duration> {
@@ -342,23 +373,35 @@ fn look(path: &Path) -> Result<Look> {
             who: holder::identify(&file)?,
             file,
         }),
-        Try::Locked(locked) => {
-            let last = locked.read()?;
-            if locked.at_path()? != AtPath::Same {
-                return Ok(Look::Moved);
-            }
-            let Some(earlier) = earlier_holder(&locked, &last)? else {
-                return Ok(Look::Mine { locked, last });
-            };
-            // Let go before anything else, so that the holder can put its claim back.
-            drop(locked);
-            let file = OpenFile::open_or_create(path)?;
-            Ok(Look::Held {
-                who: Sighting::Proven(earlier),
-                file,
-            })
-        }
+        Try::Locked(locked) => with_lock(locked, path),
     }
+}
+
+/// The lock is ours. Is the name?
+fn with_lock(locked: Locked, path: &Path) -> Result<Look> {
+    let last = locked.read()?;
+    if locked.at_path()? != AtPath::Same {
+        return Ok(Look::Moved);
+    }
+    let Some(earlier) = earlier_holder(&locked, &last)? else {
+        return Ok(Look::Mine { locked, last });
+    };
+    // Let go before anything else, so that the holder can put its claim back.
+    drop(locked);
+    let file = OpenFile::open_or_create(path)?;
+    Ok(Look::Held {
+        who: Sighting::Proven(earlier),
+        file,
+    })
+}
+
+fn has_ended(who: &Sighting) -> bool {
+    matches!(who, Sighting::Proven(holder) | Sighting::Ending(holder) if holder.has_ended())
+}
+
+/// Ten to twenty milliseconds, not the same for everybody.
+fn scattered() -> Duration {
+    Duration::from_millis(10 + u64::from(std::process::id() % 10))
 }
 
 /// Whether somebody holds an earlier file of this path. Asked where the record does not name this

@@ -338,7 +338,12 @@ fn free(view: &View, subject: &words::Subject) -> String {
                 words::process(record.pid, &words::words(record.command()))
             )
         }
-        _ => format!(
+        Some(record) => {
+            let who = words::process(record.pid, &words::words(record.command()));
+            let original = words::path(&record.path());
+            format!("nobody holds it; it is a copy of {original}, which {who} wrote")
+        }
+        None => format!(
             "nobody holds it; start with: {}",
             subject.typed("run -- COMMAND")
         ),
