@@ -102,6 +102,11 @@ check_manual() {
     printf -- '--chdir\n--shared\n--user\n' | sort -u - "$work/options" >"$work/known"
     rendered | long_options | comm -23 - "$work/known" >"$work/unknown"
     quiet 'manual: no option in its text that the program lacks' cat "$work/unknown"
+
+    # What stands before -- in each command line of ours.
+    cat README.md packaging/systemd/*.service packaging/systemd/*/* | grep -oE '\bgateway [^`|#]*' |
+        sed 's/ -- .*//; s/.*--user.*//' | long_options | comm -23 - "$work/options" >"$work/unknown"
+    quiet 'README, units: no option that the program lacks' cat "$work/unknown"
 }
 
 # ------------------------------------------------------------------ codes, names

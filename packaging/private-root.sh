@@ -33,7 +33,11 @@ private_system() {
         timeout --signal=KILL 600 \
         unshare --mount --propagation private --pid --cgroup --ipc --uts --fork --kill-child \
         "$0" private_system "$@" || status=$?
-    find "$cgroup" -depth -type d -exec rmdir {} +
+    # Its last processes may still be on their way out.
+    for _ in $(seq 100); do
+        find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null && break
+        sleep 0.05
+    done
     return "$status"
 }
 
