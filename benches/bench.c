@@ -104,6 +104,7 @@ static void race(struct line line, char *const ours[], int our_exit, char *const
     double our_time, peer_time;
 
     pin(cpu);
+    press_ahead(true);
     for (int i = -WARM_UP; i < count; i++) {
         if (i % 2)
             our_time = run(ours, our_exit);
@@ -113,6 +114,7 @@ static void race(struct line line, char *const ours[], int our_exit, char *const
         if (i >= 0)
             score(&duel, our_time, peer_time);
     }
+    press_ahead(false);
     pin(ANY_CPU);
     line.calls = text("%ld / %ld", count_calls(ours), count_calls(peer));
     conclude(&duel, &line);
@@ -284,6 +286,7 @@ static void row_crash(void)
     struct line_up ours, peer;
     struct duel duel = {0};
 
+    press_ahead(true);
     open_line(&ours, waiting_gateway(file("crash.pid")), 1);
     /* -o: otherwise flock's command keeps the lock when flock is killed. */
     open_line(&peer, ARGV(program("flock"), "-o", file("crash.lock"), program("stamp"), "hold"), 1);
@@ -293,6 +296,7 @@ static void row_crash(void)
         if (i >= 0)
             score(&duel, our_time, peer_time);
     }
+    press_ahead(false);
     close_line(&ours);
     close_line(&peer);
     conclude(&duel, &(struct line){.what = "SIGKILL of the holder to the standby's command", .against = "a waiter blocked in flock(1)", .must = 1.25, .aim = 1.05});
@@ -367,6 +371,7 @@ static void row_takeover(void)
 
     make_pipe(ends);
     begin_watching(work);
+    press_ahead(true);
     struct reign our_reign = begin_reign(ours, ends[1], ends[0]);
     struct reign peer_reign = begin_reign(peer, ends[1], ends[0]);
     for (int i = -5; i < rounds / 2; i++) {
@@ -376,6 +381,7 @@ static void row_takeover(void)
         if (i >= 0)
             score(&duel, our_time, peer_time);
     }
+    press_ahead(false);
     end_all();
     conclude(&duel, &(struct line){.what = "takeover: signal sent to new command running", .against = "two C processes doing only that", .must = 2, .aim = 1.3});
 }
@@ -490,6 +496,7 @@ static void row_signal(void)
     make_pipe(peer_ends);
     /* On one processor: waking a sleeping one costs more than all the rest. */
     pin(cpu);
+    press_ahead(true);
     pid_t ours = hold(ARGV(program("gateway"), "run", "-f", file("signal.pid"), "--", program("stamp"), "echo"), our_ends[1], our_ends[0]);
     pid_t peer = hold(ARGV(program("tini"), "-s", "--", program("stamp"), "echo"), peer_ends[1], peer_ends[0]);
     for (int i = -WARM_UP; i < rounds * 4; i++) {
@@ -498,6 +505,7 @@ static void row_signal(void)
         if (i >= 0)
             score(&duel, our_time, peer_time);
     }
+    press_ahead(false);
     pin(ANY_CPU);
     end_all();
     conclude(&duel, &(struct line){.what = "a signal's arrival to COMMAND's having it", .against = "tini", .must = 1.2, .aim = 1});

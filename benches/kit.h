@@ -22,6 +22,9 @@ void adopt(void);
 void end_all(void);
 
 void pin(int cpu);
+
+/* Whether what is started from now on goes before the machine's other work; for root only. */
+bool press_ahead(bool ahead);
 int64_t now(void);
 
 /* Starts a command without a terminal; its stdout is `out`, its stderr nobody reads. */
