@@ -352,7 +352,7 @@ impl Seeker<'_> {
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Swept> {
-        let run = Run::of(last, locked.path())?;
+        let run = Run::of(last, locked.path(), locked.names_itself(last))?;
         if !run.may_have_survivors() {
             return Ok(Swept::Clean(Vec::new()));
         }
@@ -405,9 +405,9 @@ fn scattered() -> Duration {
 }
 
 /// Whether somebody holds an earlier file of this path. Asked where the record does not name this
-/// very file, and where it names a process that lives although the lock is free.
+/// very file, where the file was moved since it was written (an old one may be back), and where it names a process that lives although the lock is free.
 fn earlier_holder(locked: &Locked, last: &Contents) -> Result<Option<Holder>> {
-    let named = locked.names_itself(last);
+    let named = locked.names_itself(last) && !locked.was_moved()?;
     let lives = || {
         last.record()
             .is_some_and(|record| record.end.is_none() && holder::lives(record))

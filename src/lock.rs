@@ -217,6 +217,17 @@ impl OpenFile {
         }
     }
 
+    /// Whether it was renamed, linked, or given to somebody since it was last written: those change
+    /// the inode (`st_ctime`), and writing changes both times alike (inode(7)).
+    ///
+    /// # Errors
+    /// `fstat(2)` fails.
+    pub fn was_moved(&self) -> Result<bool> {
+        let stat = rustix::fs::fstat(&self.file)
+            .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))?;
+        Ok((stat.st_ctime, stat.st_ctime_nsec) != (stat.st_mtime, stat.st_mtime_nsec))
+    }
+
     /// Whether there is room for `length` bytes, as far as the file system tells without writing.
     ///
     /// # Errors
@@ -516,6 +527,26 @@ mod tests {
         assert_eq!(lock.at_path().unwrap(), AtPath::Missing);
         std::fs::write(&path, "").unwrap();
         assert_eq!(lock.at_path().unwrap(), AtPath::Other);
+    }
+
+    #[test]
+    fn a_move_shows_until_the_next_write() {
+        let room = tempfile::tempdir().unwrap();
+        let (path, away) = (room.path().join("gateway.pid"), room.path().join("away"));
+        let lock = locked(&path);
+        lock.write(b"longer\n").unwrap();
+        lock.write(b"1\n").unwrap();
+        assert!(!lock.was_moved().unwrap());
+        // The kernel's clock for files ticks some hundred times a second.
+        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+        while written.elapsed().unwrap() < std::time::Duration::from_millis(20) {
+            std::thread::yield_now();
+        }
+        std::fs::rename(&path, &away).unwrap();
+        std::fs::rename(&away, &path).unwrap();
+        assert!(lock.was_moved().unwrap());
+        lock.write(b"1\n").unwrap();
+        assert!(!lock.was_moved().unwrap());
     }
 
     #[test]

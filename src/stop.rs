@@ -251,7 +251,7 @@ impl Stopper {
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Result<Vec<survivors::Ended>, Stopped>> {
-        let run = Run::of(last, path)?;
+        let run = Run::of(last, path, last.record().is_some())?;
         let bound = self.takeover.deadline().map_or(START_PATIENCE, |deadline| {
             deadline.saturating_sub(self.began.elapsed())
         });

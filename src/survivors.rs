@@ -10,11 +10,12 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::process::{self, Environ, Family, Pid, Pinned, Signal, Stat};
-use crate::record::{Contents, Record};
+use crate::record::{self, Contents, Record};
 use crate::wait::{Interrupt, Watched, sleep};
 use crate::{Result, holder};
 
@@ -108,41 +109,45 @@ impl Survivor {
 /// What is known of the run whose survivors are looked for.
 #[derive(Clone, Debug)]
 pub struct Run<'a> {
-    last: &'a Contents,
-    path: &'a Path,
-    may_have_survivors: bool,
+    /// The crashed run's record: nothing is left of an ordered end or across a reboot, and a record
+    /// whose gateway lives is a copy. What became the command (`--exec`) was never watched.
+    record: Option<&'a Record>,
+    /// Without a record of this very file the search goes by the path.
+    by_path: Option<&'a Path>,
 }
 
 impl<'a> Run<'a> {
-    /// The run that wrote these contents into the file at this canonical path.
+    /// The last run of the pid file at this canonical path, where it holds `last`; `own`: that names
+    /// this very file. A copy of another record says nothing about the last run here.
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn of(last: &'a Contents, path: &'a Path) -> Result<Self> {
-        let may_have_survivors = match last.record() {
-            Some(record) if record.end.is_some() || record.exec => false,
-            Some(record) => record.boot_id == process::boot_id()? && !holder::still_runs(record),
-            None => true,
+    pub fn of(last: &'a Contents, path: &'a Path, own: bool) -> Result<Self> {
+        let by_path = (!own).then_some(path);
+        let crashed = |record: &&Record| record.end.is_none() && !record.exec;
+        let Some(record) = last.record().filter(crashed) else {
+            return Ok(Self {
+                record: None,
+                by_path,
+            });
         };
+        let is_crash = record.boot_id == process::boot_id()? && !holder::still_runs(record);
         Ok(Self {
-            last,
-            path,
-            may_have_survivors,
+            record: is_crash.then_some(record),
+            by_path,
         })
     }
 
-    /// Whether it may have left anything: not after an ordered end, nor across a reboot, nor where
-    /// its gateway lives (the file was copied: that gateway holds another one). What
-    /// became the command (`--exec`) was never watched, and is left alone.
+    /// Whether it may have left anything.
     #[must_use]
     pub fn may_have_survivors(&self) -> bool {
-        self.may_have_survivors
+        self.record.is_some() || self.by_path.is_some()
     }
 
     /// Looks for them now.
     #[must_use]
     pub fn survivors(&self) -> Vec<Survivor> {
-        if !self.may_have_survivors {
+        if !self.may_have_survivors() {
             return Vec::new();
         }
         let family = Family::now();
@@ -172,37 +177,54 @@ impl<'a> Run<'a> {
     }
 
     fn tie(&self, stat: &Stat) -> Option<Tie> {
-        match self.last.record() {
-            Some(record) => self.tie_by_record(record, stat),
-            None => Environ::of(stat.pid)
-                .filter(|environ| self.is_ours_by_path(environ))
-                .map(|_| Tie::Marked),
-        }
-    }
-
-    fn tie_by_record(&self, record: &Record, stat: &Stat) -> Option<Tie> {
-        let is_payload = |payload: &crate::record::Payload| {
-            (payload.pid, payload.start_time) == (stat.pid, stat.start_time)
-        };
-        if record.payload.as_ref().is_some_and(is_payload) && holder::numbers_mean_the_same(record)
+        if self
+            .record
+            .is_some_and(|record| is_payload_of(record, stat))
         {
             return Some(Tie::Payload);
         }
+        // The kernel's own threads have no environment, and are nobody's.
+        if stat.is_kernel_thread() {
+            return None;
+        }
+        // Nobody older than the gateway can have its run id.
+        let record = self
+            .record
+            .filter(|record| stat.start_time >= record.start_time);
+        if record.is_none() && self.by_path.is_none() {
+            return None;
+        }
         match Environ::of(stat.pid) {
-            Some(environ) => (has_run_id(&environ, &record.run_id)
-                && same_invocation(&environ, record))
-            .then_some(Tie::Marked),
-            None => may_have_belonged(record, stat).then_some(Tie::Exiting),
+            Some(environ) => {
+                let by_id = record.is_some_and(|record| is_marked_by(record, &environ));
+                (by_id || self.is_ours_by_path(&environ)).then_some(Tie::Marked)
+            }
+            None => record
+                .is_some_and(|record| may_have_belonged(record, stat))
+                .then_some(Tie::Exiting),
         }
     }
 
-    /// Without a record: started for this pid file, by a gateway that holds nothing any more.
+    /// Started for this pid file, by a gateway that holds nothing any more.
     fn is_ours_by_path(&self, environ: &Environ) -> bool {
-        use std::os::unix::ffi::OsStrExt;
+        let Some(path) = self.by_path else {
+            return false;
+        };
         let gateway = || Pid::new(std::str::from_utf8(environ.get(PID)?).ok()?.parse().ok()?);
-        environ.get(PID_FILE) == Some(self.path.as_os_str().as_bytes())
-            && gateway().is_some_and(|pid| pid != Pid::this() && !holds_a_file_of(pid, self.path))
+        environ.get(PID_FILE) == Some(path.as_os_str().as_bytes())
+            && gateway().is_some_and(|pid| pid != Pid::this() && !holds_a_file_of(pid, path))
     }
+}
+
+fn is_payload_of(record: &Record, stat: &Stat) -> bool {
+    let same = |payload: &record::Payload| {
+        (payload.pid, payload.start_time) == (stat.pid, stat.start_time)
+    };
+    record.payload.as_ref().is_some_and(same) && holder::numbers_mean_the_same(record)
+}
+
+fn is_marked_by(record: &Record, environ: &Environ) -> bool {
+    has_run_id(environ, &record.run_id) && same_invocation(environ, record)
 }
 
 fn holds_a_file_of(pid: Pid, path: &Path) -> bool {
@@ -400,7 +422,7 @@ mod tests {
         let path = Path::new("/x/gateway.pid");
         let asked = |record: Record| {
             let contents = Contents::Record(Box::new(record));
-            Run::of(&contents, path).unwrap().may_have_survivors()
+            Run::of(&contents, path, true).unwrap().may_have_survivors()
         };
         let here = process::boot_id().unwrap();
         assert!(!asked(example()));
@@ -414,9 +436,14 @@ mod tests {
             ..example()
         }));
         assert!(
-            Run::of(&Contents::Empty, path)
+            Run::of(&Contents::Empty, path, false)
                 .unwrap()
                 .may_have_survivors()
+        );
+        let ended = Contents::decode(&example().encode());
+        assert!(
+            Run::of(&ended, path, false).unwrap().may_have_survivors(),
+            "somebody else's record"
         );
     }
 }

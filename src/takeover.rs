@@ -271,7 +271,7 @@ impl Takeover {
         {
             return Step::Refuse(Refusal::Barred(Bar::Ancestor));
         }
-        self.sleep_or(now, Refusal::Deadline)
+        self.sleep_or(now, Refusal::Deadline, None)
     }
 
     fn stop(&mut self, now: Duration, standing: Standing) -> Step {
@@ -290,7 +290,7 @@ impl Takeover {
             ending,
         } = standing
         else {
-            return self.sleep_or(now, Refusal::Unproven);
+            return self.sleep_or(now, Refusal::Unproven, None);
         };
         if let Some(bar) = bar {
             return Step::Refuse(Refusal::Barred(bar));
@@ -305,7 +305,7 @@ impl Takeover {
         if let Some(refusal) = self.would_leave(now, kill_after) {
             // Asked nobody yet: say so at once. Otherwise the next one may still go by itself.
             return if self.asked.is_some() {
-                self.sleep_or(now, refusal)
+                self.sleep_or(now, refusal, None)
             } else {
                 Step::Refuse(refusal)
             };
@@ -317,7 +317,7 @@ impl Takeover {
             killed: false,
         });
         if ending {
-            self.sleep_or(now, Refusal::Deadline)
+            self.sleep_or(now, Refusal::Deadline, self.kill_due())
         } else {
             Step::Ask
         }
@@ -341,15 +341,17 @@ impl Takeover {
             });
             return Step::Kill;
         }
-        self.sleep_or(now, Refusal::Deadline)
+        self.sleep_or(now, Refusal::Deadline, self.kill_due())
     }
 
-    fn sleep_or(&self, now: Duration, refusal: Refusal) -> Step {
+    /// `kill`: when the one who holds now is to be killed. A kill that cannot come is no reason to
+    /// wake.
+    fn sleep_or(&self, now: Duration, refusal: Refusal, kill: Option<Duration>) -> Step {
         let deadline = self.deadline();
         if deadline.is_some_and(|deadline| now >= deadline) {
             return Step::Refuse(refusal);
         }
-        Step::Sleep(earliest(deadline, self.kill_due()))
+        Step::Sleep(earliest(deadline, kill))
     }
 }
 
@@ -492,6 +494,24 @@ mod tests {
             needed: Some(seconds(25)),
         };
         assert_eq!(takeover.next(seconds(20), proven(A)), Step::Refuse(refusal));
+    }
+
+    #[test]
+    fn the_kill_of_one_who_has_left_wakes_nobody() {
+        let mut takeover = Takeover::new(rules(Mode::Replace, 8, 5));
+        assert_eq!(takeover.next(seconds(0), proven(A)), Step::Ask);
+        assert_eq!(
+            takeover.next(seconds(4), UNPROVEN),
+            Step::Sleep(Some(seconds(8)))
+        );
+        assert_eq!(
+            takeover.next(seconds(6), UNPROVEN),
+            Step::Sleep(Some(seconds(8)))
+        );
+        assert_eq!(
+            takeover.next(seconds(6), proven(B)),
+            Step::Sleep(Some(seconds(8)))
+        );
     }
 
     #[test]
