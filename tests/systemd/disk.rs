@@ -53,7 +53,7 @@ fn a_unit_on_a_full_disk_recovers_by_itself_once_there_is_space() {
     until("some starts in vain", SOON, || {
         (restarts(&systemd) >= 3).then_some(())
     });
-    assert_eq!(systemd.property("full", "ExecMainStatus"), "83");
+    systemd.wait_for("full", "ExecMainStatus", "83");
     assert_eq!(living_payload(&systemd, "full"), None);
     let said = systemd.journal_line("full", &pid_file("full"));
     assert!(said.to_lowercase().contains("space"), "{said}");
