@@ -31,7 +31,7 @@ private_system() {
     status=0
     GATEWAY_PRIVATE_ROOT=yes sh -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$cgroup" \
         timeout --signal=KILL 600 \
-        unshare --mount --propagation private --pid --cgroup --ipc --uts --fork --kill-child \
+        unshare --mount --propagation private --pid --cgroup --ipc --uts --net --fork --kill-child \
         "$0" private_system "$@" || status=$?
     # Its last processes may still be on their way out.
     for _ in $(seq 100); do
@@ -78,14 +78,19 @@ inside() {
 }
 
 boot_systemd() {
-    mount -t sysfs sysfs "$root/sys"
+    mount -t sysfs -o ro sysfs "$root/sys"
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+    # What systemd sets at boot, for the queue of its notification socket; this is
+    # the private network's. All else below /proc/sys would be the host's.
+    echo 512 >"$root/proc/sys/net/unix/max_dgram_qlen"
+    mount --bind "$root/proc/sys" "$root/proc/sys"
+    mount -o remount,bind,ro "$root/proc/sys"
     mkdir -p "$root/test"
     mount --bind "$1" "$root/test"
     # Only what a service needs, and nothing that this host has enabled.
     find "$root/etc/systemd/system" -name '*.wants' -exec rm -r {} +
     rm -f "$root/etc/fstab"
-    ln -sf /dev/null "$root/etc/systemd/system/systemd-udevd.service"
+    printf '[Unit]\nWants=systemd-journald.service\n' >"$root/etc/systemd/system/sysinit.target"
     : >"$root/etc/machine-id"
     cat >"$root/etc/systemd/system/test.service" <<EOF
 [Service]
