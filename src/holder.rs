@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::lock::{FileId, OpenFile};
 use crate::process::{self, Pid, Pinned, Signal, Stat};
-use crate::record::{Contents, Record, Text};
+use crate::record::{Contents, Record};
 use crate::{Result, record};
 
 /// A process proven to have the lock, and pinned.
@@ -611,18 +611,16 @@ fn has_our_root(pid: Pid) -> bool {
     matches!((FileId::at(&root_of(pid).join(".")), FileId::at(Path::new("/"))), (Ok(theirs), Ok(ours)) if theirs == ours)
 }
 
-/// Every gateway that can be seen, by its lock.
+/// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
+/// table names it.
 pub fn all_holders() -> impl Iterator<Item = Holder> {
-    process::all()
-        .filter(|pid| *pid != Pid::this())
-        .flat_map(files_held_by)
-        .filter_map(Held::into_holder)
-}
-
-/// The words of a command line.
-#[must_use]
-pub fn words(argv: &[Text]) -> Vec<OsString> {
-    argv.iter().map(|text| text.0.clone()).collect()
+    let mut takers: Vec<Pid> = parse_locks(&table_of_locks())
+        .map(|line| line.pid)
+        .collect();
+    takers.sort_unstable();
+    takers.dedup();
+    let others = takers.into_iter().filter(|pid| *pid != Pid::this());
+    others.flat_map(files_held_by).filter_map(Held::into_holder)
 }
 
 /// Whether the run that wrote the record goes on: then the record is a copy, and no crash.

@@ -3,10 +3,15 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod exec;
 mod exit_status;
+mod generation;
+mod name;
 mod people;
 mod refuse;
 mod signals;
+mod standby;
 mod start;
 mod stop;
+mod survivors;
 mod takeover;

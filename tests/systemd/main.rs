@@ -6,6 +6,7 @@ mod harness;
 
 mod boots;
 mod disk;
+mod environment;
 mod founding;
 mod identity;
 mod journal;
