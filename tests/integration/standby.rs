@@ -1,0 +1,209 @@
+//! `--wait`: in line behind a holder, without asking anybody to go.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::harness::{
+    End, Locker, Payload, Process, SOON, Scene, Signal, stat_field, state, until, wait_until,
+};
+
+fn standby(scene: &Scene) -> Process {
+    let payload = scene.payload(Payload::Plain);
+    let mut standby = scene.start(["run", "--wait", "--", &payload]);
+    standby.wait_for_line("standing by behind pid");
+    standby
+}
+
+#[test]
+fn a_standby_starts_when_the_holder_crashes() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let standby = standby(&scene);
+    let line = standby.stderr();
+    assert!(line.contains(&holder.pid().to_string()), "{line}");
+    assert!(line.contains(scene.pid_file().to_str().unwrap()), "{line}");
+    holder.crash();
+    let standby = scene.wait_for_payload(standby);
+    assert_eq!(scene.lockers(), [standby.pid()]);
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn a_standby_starts_when_the_holder_ends() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let mut standby = standby(&scene);
+    assert!(holder.is_running() && standby.is_running());
+    assert_eq!(scene.started_payloads().len(), 1, "nobody is asked to go");
+    holder.signal(Signal::TERM);
+    let _standby = scene.wait_for_payload(standby);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn a_free_lock_is_taken_without_a_word() {
+    let scene = Scene::new();
+    scene
+        .finish(["run", "-w", "--", "true"])
+        .assert_code(0)
+        .assert_silent();
+}
+
+#[test]
+fn of_many_standbys_one_starts_each_time() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let count = 30;
+    let payload = scene.payload(Payload::Plain);
+    let mut standbys: Vec<Process> = (0..count)
+        .map(|_| scene.start(["run", "--wait", "--", &payload]))
+        .collect();
+    for standby in &mut standbys {
+        standby.wait_for_line("standing by");
+    }
+    for round in 1..=count {
+        holder.crash();
+        until("the next payload", SOON, || {
+            (scene.started_payloads().len() > round).then_some(())
+        });
+        let now = scene.wait_for_record("its record", |record| {
+            record.pid() != holder.pid() && record.has_payload()
+        });
+        let next = standbys.iter().position(|one| one.pid() == now.pid());
+        holder = standbys.swap_remove(next.expect("one of those in line"));
+    }
+    assert_eq!(scene.started_payloads().len(), count + 1);
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn the_deadline_of_a_standby_has_a_code() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let before = scene.footprint();
+    let output = scene.finish(["run", "--wait", "--timeout", "400ms", "--", "true"]);
+    output.assert_code(81).assert_says("gave up after 0.4 s");
+    output.assert_says(&holder.pid().to_string());
+    assert_eq!(scene.footprint(), before);
+    assert!(holder.is_running());
+    let quiet = ["-q", "run", "--wait", "--timeout", "0", "--", "true"];
+    scene.finish(quiet).assert_code(81).assert_silent();
+}
+
+#[test]
+fn an_interrupted_standby_dies_of_the_signal_and_runs_nothing() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let scene = Scene::new();
+        let mut holder = scene.hold();
+        let before = scene.footprint();
+        let mut standby = standby(&scene);
+        standby.signal(signal);
+        assert_eq!(standby.end(), End::of(signal));
+        assert_eq!(scene.footprint(), before);
+        assert!(holder.is_running());
+        assert_eq!(scene.started_payloads().len(), 1);
+    }
+}
+
+/// Waiting does not burn CPU.
+#[test]
+fn a_standby_sleeps() {
+    let scene = Scene::new();
+    let _holder = scene.hold();
+    let standby = standby(&scene);
+    let spent = || -> u64 {
+        let ticks = |field| {
+            stat_field(standby.pid(), field)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+        };
+        ticks(14) + ticks(15)
+    };
+    let before = spent();
+    // Not a wait for something: the time in which nothing is to happen.
+    std::thread::sleep(Duration::from_secs(2));
+    let ticks = spent() - before;
+    assert!(ticks <= 2, "{ticks} clock ticks in 2 s");
+}
+
+#[test]
+fn a_standby_behind_a_foreign_locker_gets_its_turn() {
+    let scene = Scene::new();
+    let mut locker = Locker::on(&scene, &scene.pid_file());
+    let payload = scene.payload(Payload::Plain);
+    let mut standby = scene.start(["run", "--wait", "--", &payload]);
+    let line = standby.wait_for_line("standing by");
+    assert!(line.contains(&locker.pid().to_string()), "{line}");
+    locker.0.crash();
+    let _standby = scene.wait_for_payload(standby);
+}
+
+#[test]
+fn a_deadline_behind_a_foreign_locker_is_a_deadline() {
+    let scene = Scene::new();
+    let mut locker = Locker::on(&scene, &scene.pid_file());
+    let output = scene.finish(["run", "--wait", "--timeout", "300ms", "--", "true"]);
+    output
+        .assert_code(81)
+        .assert_says(&locker.pid().to_string());
+    assert!(locker.0.is_running());
+}
+
+/// The holder puts its file back, and the standby waits at that one.
+#[test]
+fn a_standby_stays_in_line_when_the_file_is_removed() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let mut standby = standby(&scene);
+    fs::remove_file(scene.pid_file()).unwrap();
+    scene.wait_for_record("the claim put back", |record| record.pid() == holder.pid());
+    // Its backstop finds the new file; nothing is to happen meanwhile.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(standby.is_running());
+    assert_eq!(scene.started_payloads().len(), 1);
+    holder.crash();
+    let standby = scene.wait_for_payload(standby);
+    assert_eq!(scene.lockers(), [standby.pid()]);
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn a_standby_stays_in_line_behind_a_replacer() {
+    let scene = Scene::new();
+    let mut first = scene.hold();
+    // Stopped, so that the replacer is sure to be first.
+    let mut standby = standby(&scene);
+    standby.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(standby.pid()) == Some('T'));
+    let payload = scene.payload(Payload::Plain);
+    let mut second = scene.wait_for_payload(scene.start(["run", "--replace", "--", &payload]));
+    assert_eq!(first.end(), End::of(Signal::TERM));
+    standby.signal(Signal::CONT);
+    let line = format!("standing by behind pid {}", second.pid());
+    standby.wait_for_line(&line);
+    second.crash();
+    let _standby = scene.wait_for_payload(standby);
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn a_stopped_standby_holds_up_nobody() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let (sleeper, other) = (standby(&scene), standby(&scene));
+    sleeper.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(sleeper.pid()) == Some('T'));
+    holder.crash();
+    let _other = scene.wait_for_payload(other);
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn a_plain_start_beside_standbys_is_still_refused() {
+    let scene = Scene::new();
+    let _holder = scene.hold();
+    let _standby = standby(&scene);
+    scene.finish(["run", "--", "true"]).assert_code(80);
+}

@@ -1,0 +1,300 @@
+//! `status`: the state is the lock's; looking changes nothing.
+
+use std::fs;
+
+use crate::harness::{
+    End, Locker, Payload, SOON, Scene, Signal, Trace, as_nobody, in_pid_namespace, set_mode, state,
+    wait_until,
+};
+use crate::people::record_naming;
+
+/// The first word of what is printed, the word in JSON, and the code are about the same state.
+#[track_caller]
+fn assert_state(scene: &Scene, state: &str, code: i32) {
+    let text = scene.finish(["status"]);
+    text.assert_code(code);
+    assert_eq!(text.stdout.split(':').next(), Some(state), "{text:?}");
+    assert!(
+        text.stdout.contains(scene.pid_file().to_str().unwrap()),
+        "{text:?}"
+    );
+    let json = scene.finish(["status", "--json"]);
+    json.assert_code(code);
+    assert_eq!(json.stdout.lines().count(), 1);
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["state"], state);
+    assert_eq!(value["format"], 1);
+    assert_eq!(value["pid_file"], scene.pid_file().to_str().unwrap());
+}
+
+#[test]
+fn no_file_is_free() {
+    let scene = Scene::new();
+    assert_state(&scene, "free", 3);
+    assert!(!scene.pid_file().exists());
+}
+
+#[test]
+fn unlocked_junk_is_free() {
+    for text in ["", "junk", "0\n"] {
+        let scene = Scene::new();
+        fs::write(scene.pid_file(), text).unwrap();
+        assert_state(&scene, "free", 3);
+        assert_eq!(scene.bytes(), text.as_bytes());
+    }
+}
+
+#[test]
+fn a_run_that_ended_is_free_and_how_it_ended_is_told() {
+    let scene = Scene::new();
+    scene
+        .finish(["run", "--", "sh", "-c", "exit 6"])
+        .assert_code(6);
+    assert_state(&scene, "free", 3);
+    let text = scene.finish(["status"]).stdout;
+    assert!(text.starts_with("free: last run ended by itself"), "{text}");
+    assert!(text.contains("exit 6"), "{text}");
+    let last = &scene.status()["last"];
+    assert_eq!(last["exit"]["code"], 6);
+    assert_eq!(last["reason"], "exited");
+    let mut holder = scene.hold();
+    scene.finish(["stop"]).assert_code(0);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    let text = scene.finish(["status"]).stdout;
+    assert!(text.starts_with("free: last run stopped by pid"), "{text}");
+}
+
+#[test]
+fn a_holder_is_described() {
+    let scene = Scene::new();
+    let holder = scene.hold_with(&["--stop-timeout", "12"], Payload::Plain);
+    assert_state(&scene, "held", 0);
+    let text = scene.finish(["status"]).stdout;
+    let first = text.lines().next().unwrap();
+    assert!(
+        first.starts_with(&format!("held: pid {} (", holder.pid())),
+        "{text}"
+    );
+    assert!(first.contains("up "), "{text}");
+    for detail in [
+        "payload ",
+        "since ",
+        "at stop   TERM, SIGKILL after 12 s",
+        "pid file ",
+    ] {
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with(&format!("  {detail}"))),
+            "{text}"
+        );
+    }
+    let record = scene.record();
+    let status = scene.status();
+    let told = &status["holder"];
+    assert_eq!(told["pid"], holder.pid());
+    assert_eq!(told["start_time"], record.json["start_time"]);
+    assert_eq!(told["argv"], record.json["argv"]);
+    assert_eq!(told["uid"], 0);
+    assert_eq!(told["unit"], serde_json::Value::Null);
+    assert_eq!(told["payload"], record.json["payload"]);
+    assert_eq!(told["generation"], record.json["generation"]);
+    assert!(told["uptime_s"].as_f64().unwrap() < 60.0);
+}
+
+/// NousResearch/hermes-agent#46133: a file written by the dead process was trusted.
+#[test]
+fn a_crash_is_told_from_the_lock() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    holder.crash();
+    assert_state(&scene, "crashed", 1);
+    let text = scene.finish(["status"]).stdout;
+    assert!(
+        text.starts_with(&format!("crashed: pid {} (", holder.pid())),
+        "{text}"
+    );
+    assert!(text.contains("ended without a word at or after"), "{text}");
+    assert!(
+        text.contains("the next start needs nothing removed"),
+        "{text}"
+    );
+    assert_eq!(scene.status()["last"]["pid"], holder.pid());
+    // A bare number, as other programs leave it.
+    fs::write(scene.pid_file(), "4000000\n").unwrap();
+    assert_state(&scene, "crashed", 1);
+}
+
+#[test]
+fn a_locker_that_the_record_does_not_describe_is_foreign() {
+    let scene = Scene::new();
+    let locker = Locker::on(&scene, &scene.pid_file());
+    assert_state(&scene, "foreign", 0);
+    let text = scene.finish(["status"]).stdout;
+    assert!(
+        text.starts_with(&format!("foreign: pid {} (sleep infinity", locker.pid())),
+        "{text}"
+    );
+    // Also when the file names somebody who lives.
+    let text = record_naming(&scene.pid_file(), std::process::id());
+    fs::write(scene.pid_file(), text).unwrap();
+    assert_state(&scene, "foreign", 0);
+}
+
+#[test]
+fn a_holder_that_has_marked_its_record_is_ending() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    // A record that is marked, with the lock still held.
+    let text = String::from_utf8(scene.bytes()).unwrap();
+    let (_, json) = text.split_once('\n').unwrap();
+    let json = json.trim_end().strip_suffix('}').unwrap();
+    holder.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
+    let ended = "\"ended\":\"2026-01-01T00:00:00.000000Z\",\"exit\":{\"code\":0},\"reason\":\"exited\",\"by\":null";
+    fs::write(scene.pid_file(), format!("\n{json},{ended}}}\n")).unwrap();
+    assert_state(&scene, "ending", 0);
+    // It is waited for, and asked where it does not go.
+    let mut new = scene.start(["run", "--replace", "--kill-after", "300ms", "--", "true"]);
+    assert_eq!(new.end(), End::Code(0), "{}", new.stderr());
+    assert_eq!(holder.end(), End::of(Signal::KILL));
+}
+
+#[test]
+fn a_stopped_holder_is_held() {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    holder.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
+    assert_state(&scene, "held", 0);
+}
+
+#[test]
+fn a_holder_outside_the_pid_namespace_is_invisible() {
+    let scene = Scene::new();
+    let _holder = scene.hold();
+    for json in [false, true] {
+        let words = if json {
+            &["status", "--json"][..]
+        } else {
+            &["status"]
+        };
+        let command = in_pid_namespace(&scene, &scene.gateway(words));
+        let output = scene.finish_command(command);
+        output.assert_code(4);
+        assert!(output.stdout.contains("invisible"), "{output:?}");
+    }
+}
+
+#[test]
+fn another_users_file_that_cannot_be_opened_still_has_an_answer() {
+    let scene = Scene::for_everybody();
+    let holder = scene.hold();
+    let command = as_nobody(&scene, &scene.gateway(["status"]));
+    let output = scene.finish_command(command);
+    output.assert_code(4);
+    assert!(output.stdout.starts_with("invisible: pid"), "{output:?}");
+    assert!(
+        output.stdout.contains(&holder.pid().to_string()),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn what_cannot_be_told_has_its_code_and_its_json() {
+    let scene = Scene::new();
+    fs::create_dir(scene.pid_file()).unwrap();
+    let output = scene.finish(["status"]);
+    output
+        .assert_code(4)
+        .assert_one_line()
+        .assert_says(scene.pid_file().to_str().unwrap());
+    let output = scene.finish(["status", "--json"]);
+    output.assert_code(4);
+    let value: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(value["state"], "unknown");
+}
+
+// ---------------------------------------------------------------- looking changes nothing
+
+#[test]
+fn looking_changes_nothing_and_makes_nothing() {
+    let scene = Scene::new();
+    for path in ["no/such/folder/gateway.pid", "gateway.pid"] {
+        let mut command = scene.bare(["-f", path]);
+        command.arg("status");
+        scene.finish_command(command).assert_code(3);
+    }
+    assert!(!scene.path("no").exists() && !scene.pid_file().exists());
+    scene
+        .finish_command(scene.bare(["-n", "web", "status"]))
+        .assert_code(3);
+    scene.finish_command(scene.bare(["list"])).assert_code(0);
+    assert!(!scene.path("state").exists());
+    for prepare in ["free", "crashed", "held"] {
+        let scene = Scene::new();
+        let mut holder = scene.hold();
+        match prepare {
+            "free" => drop(scene.finish(["stop"])),
+            "crashed" => holder.crash(),
+            _ => {}
+        }
+        let before = scene.footprint();
+        for _ in 0..5 {
+            scene.finish(["status"]);
+            scene.finish(["status", "--json"]);
+            scene.finish_command(scene.bare(["list"]));
+        }
+        assert_eq!(scene.footprint(), before, "{prepare}");
+    }
+}
+
+/// public hermes `gateway/status.py`: the probe itself took the lock.
+#[test]
+fn the_lock_is_not_touched_while_a_holder_is_visible() {
+    let scene = Scene::new();
+    let _holder = scene.hold();
+    let calls = "trace=flock,openat,unlink,unlinkat,rename,renameat2,ftruncate,pwrite64,mkdir";
+    for words in [&["status"][..], &["status", "--json"], &["list"]] {
+        let mut trace = Trace::start(&scene, calls, &scene.gateway(words));
+        assert_eq!(trace.process.end(), End::Code(0));
+        for call in trace.calls() {
+            let reads = call.name == "openat"
+                && !["O_CREAT", "O_TRUNC", "O_WRONLY", "O_RDWR"]
+                    .iter()
+                    .any(|flag| call.rest.contains(flag));
+            assert!(reads, "{words:?}: {call:?}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_may_only_be_read_can_be_looked_at() {
+    let scene = Scene::for_everybody();
+    let mut holder = scene.hold();
+    set_mode(&scene.pid_file(), 0o644);
+    let command = as_nobody(&scene, &scene.gateway(["status"]));
+    let output = scene.finish_command(command);
+    assert!(matches!(output.end, End::Code(0 | 4)), "{output:?}");
+    assert!(
+        output.stdout.contains(&holder.pid().to_string()),
+        "{output:?}"
+    );
+    holder.crash();
+    let command = as_nobody(&scene, &scene.gateway(["status"]));
+    scene.finish_command(command).assert_code(1);
+}
+
+/// A reader that has gone away is no fault.
+#[test]
+fn a_closed_pipe_is_no_fault() {
+    let scene = Scene::new();
+    let mut command = scene.command("bash");
+    let script = "\"$@\" -f gateway.pid status | true; echo ${PIPESTATUS[0]}";
+    command.args(["-c", script, "bash"]).arg(scene.program());
+    let output = scene.finish_command(command);
+    assert!(
+        ["3\n", "141\n"].contains(&output.stdout.as_str()),
+        "{output:?}"
+    );
+    assert_eq!(output.stderr, "");
+}

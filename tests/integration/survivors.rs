@@ -1,0 +1,365 @@
+//! What a payload leaves behind is gone before the lock is let go, or before the next one starts.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::harness::{
+    End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, environment, exists, set_mode, signal,
+    state, until, wait_until,
+};
+use crate::people::{Canary, record_with};
+
+/// A payload that leaves its session and its parent, twice over; the child's pid is in `child`.
+const FORKS: &str =
+    "(setsid sh -c 'sleep infinity & echo $! >\"$SCENE/child\"; wait' &)\nexec sleep infinity\n";
+
+fn child(scene: &Scene) -> u32 {
+    until("the payload's child", SOON, || {
+        scene.lines("child").first()?.parse().ok()
+    })
+}
+
+/// multikernel/sandlock#238, nubjs/nub#464.
+#[test]
+fn what_a_crashed_holder_left_is_ended_before_the_next_payload_starts() {
+    for options in [
+        &["run", "--"][..],
+        &["run", "--replace", "--"],
+        &["run", "--wait", "--"],
+    ] {
+        let scene = Scene::new();
+        let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
+        let child = child(&scene);
+        holder.crash();
+        assert!(
+            exists(child),
+            "the parent-death signal is the first process's alone"
+        );
+        let payload = scene.payload(Payload::Plain);
+        let mut next = scene.start(options.iter().chain(&[payload.as_str()]));
+        // The child has the payload's own lock, too: had it been alive, there would be a report.
+        next = scene.wait_for_payload(next);
+        assert!(!exists(child));
+        let said = next.stderr();
+        assert!(said.contains(&format!("pid {child}")), "{said}");
+        scene.assert_never_two_payloads();
+    }
+}
+
+#[test]
+fn a_survivor_that_does_not_listen_is_killed() {
+    let scene = Scene::new();
+    let script = "setsid sh -c 'trap \"\" TERM; echo $$ >\"$SCENE/child\"; while :; do sleep 9; done' &\nexec sleep infinity\n";
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    let child = child(&scene);
+    holder.crash();
+    let payload = scene.payload(Payload::Plain);
+    let mut next = scene.start(["run", "--", &payload]);
+    next.wait_for_line("must end first");
+    assert!(exists(child), "it gets five seconds");
+    let _next = scene.wait_for_payload(next);
+    assert!(!exists(child));
+    scene.assert_never_two_payloads();
+}
+
+/// The kernel frees the lock of a killed gateway before it has ended a large payload.
+#[test]
+fn a_large_payload_is_awaited() {
+    let scene = Scene::new();
+    let script = "mkfifo \"$SCENE/fifo\" && exec 8<>\"$SCENE/fifo\"\n\
+        exec dd if=/dev/zero of=\"$SCENE/fifo\" bs=600M count=1 2>/dev/null\n";
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    let large = scene.record().payload_pid();
+    until("it has grown", SOON, || {
+        let status = fs::read_to_string(format!("/proc/{large}/status")).ok()?;
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS"))?
+            .to_owned();
+        let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        (kilobytes > 550_000).then_some(())
+    });
+    let payload = scene.payload(Payload::Plain);
+    let standby = scene.start(["run", "--wait", "--", &payload]);
+    let mut standby = standby;
+    standby.wait_for_line("standing by");
+    holder.crash();
+    let _next = scene.wait_for_payload(standby);
+    assert!(!exists(large));
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn what_a_payload_leaves_at_its_end_is_ended_and_said() {
+    let scene = Scene::new();
+    let script = "(setsid sh -c 'sleep infinity & echo $! >\"$SCENE/child\"; wait' &)\n\
+        while [ ! -s \"$SCENE/child\" ]; do sleep 0.01; done\nexit 4\n";
+    let payload = scene.payload(Payload::Script(script));
+    let output = scene.finish(["run", "--", &payload]);
+    output.assert_code(4);
+    assert!(!exists(child(&scene)));
+    output
+        .assert_says("ended 4 after")
+        .assert_says("left 2 processes, which were ended");
+    output.assert_says("run it in the foreground");
+    scene.wait_until_empty();
+}
+
+/// A daemon that goes to the background by itself.
+#[test]
+fn a_command_that_goes_to_the_background_is_told_to_stay() {
+    let scene = Scene::new();
+    let script = "setsid sleep infinity &\nexit 0\n";
+    let payload = scene.payload(Payload::Script(script));
+    let output = scene.finish(["run", "--", &payload]);
+    output.assert_code(0).assert_one_line();
+    output.assert_says("left 1 process, which was ended; run it in the foreground");
+    scene.wait_until_empty();
+    scene
+        .finish(["-q", "run", "--", &payload])
+        .assert_code(0)
+        .assert_silent();
+}
+
+#[test]
+fn an_ordered_stop_takes_everything_with_it() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
+    let child = child(&scene);
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    assert!(!exists(child), "gone before the gateway is");
+    assert_eq!(scene.members(), [0; 0]);
+}
+
+/// The lock is let go only once the descendants are gone, too.
+#[test]
+fn the_lock_is_kept_until_the_last_descendant_is_gone() {
+    let scene = Scene::new();
+    let script = "setsid sh -c 'trap \"sleep 0.7; exit\" TERM; echo $$ >\"$SCENE/child\"; while :; do sleep 0.05; done' &\nexec sleep infinity\n";
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    let child = child(&scene);
+    let payload = scene.payload(Payload::Plain);
+    let new = scene.start(["run", "--replace", "--", &payload]);
+    let _new = scene.wait_for_payload(new);
+    assert!(!exists(child));
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    scene.assert_never_two_payloads();
+}
+
+/// `helper & exec gateway run …`: what was there before is not payload.
+#[test]
+fn children_that_we_had_at_the_start_are_left_alone() {
+    let scene = Scene::new();
+    let mut command = scene.command("sh");
+    let script = "sleep infinity & echo $! >helper; exec \"$@\" -f gateway.pid run -- sleep 0.2";
+    command.args(["-c", script, "sh"]).arg(scene.program());
+    let output = scene.finish_command(command);
+    output.assert_code(0).assert_silent();
+    let helper: u32 = scene.lines("helper")[0].parse().unwrap();
+    assert!(exists(helper));
+}
+
+#[test]
+fn bystanders_of_a_sweep_are_left_alone() {
+    let scene = Scene::new();
+    let canary = Canary::new();
+    let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
+    let survivor = child(&scene);
+    // Somebody that was started by a service manager from inside the payload.
+    let mut unit = scene.command("sleep");
+    unit.arg("infinity")
+        .env("INVOCATION_ID", "00112233445566778899aabbccddeeff");
+    let run_id = environment(survivor)[std::ffi::OsStr::new("GATEWAY_RUN_ID")].clone();
+    unit.env("GATEWAY_RUN_ID", &run_id);
+    let mut unit = scene.spawn(unit);
+    // Somebody with another run id.
+    let mut other = scene.command("sleep");
+    other
+        .arg("infinity")
+        .env("GATEWAY_RUN_ID", "ffffffffffffffffffffffffffffffff");
+    let mut other = scene.spawn(other);
+    // Somebody who joined the run by its id.
+    let mut member = scene.command("sleep");
+    let list = format!(
+        "ffffffffffffffffffffffffffffffff:{}",
+        run_id.to_str().unwrap()
+    );
+    member.arg("infinity").env("GATEWAY_RUN_ID", list);
+    let mut member = scene.spawn(member);
+    holder.crash();
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    assert!(!exists(survivor));
+    assert!(unit.is_running(), "a unit of its own");
+    assert!(other.is_running(), "another run's");
+    assert_eq!(
+        member.end(),
+        End::of(Signal::TERM),
+        "a member of the list of ids"
+    );
+    canary.assert_undisturbed();
+}
+
+#[test]
+fn nothing_is_looked_for_after_an_ordered_end() {
+    let scene = Scene::new();
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    let mut stray = scene.command("sleep");
+    stray
+        .arg("infinity")
+        .env("GATEWAY_RUN_ID", scene.record().text("/run_id"));
+    let mut stray = scene.spawn(stray);
+    scene
+        .finish(["run", "--", "true"])
+        .assert_code(0)
+        .assert_silent();
+    assert!(stray.is_running());
+}
+
+#[test]
+fn without_a_readable_record_survivors_are_found_by_their_pid_file() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
+    let child = child(&scene);
+    holder.crash();
+    fs::write(scene.pid_file(), "junk").unwrap();
+    let payload = scene.payload(Payload::Plain);
+    let _next = scene.wait_for_payload(scene.start(["run", "--", &payload]));
+    assert!(!exists(child));
+    scene.assert_never_two_payloads();
+}
+
+/// One that cannot be ended bounds the start, by name.
+#[test]
+fn a_survivor_that_cannot_be_ended_ends_the_start() {
+    let scene = Scene::for_everybody();
+    let roots = Canary::new();
+    let folder = scene.path("shared");
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("gateway.pid");
+    let start = crate::harness::stat_field(roots.pid(), 22).unwrap();
+    let payload = format!(
+        "\"payload\":{{\"pid\":{},\"start_time\":{start},\"argv\":[\"sleep\"]}},",
+        roots.pid()
+    );
+    // The record of a holder that is gone.
+    let mut gone = scene.spawn({
+        let mut command = scene.command("sleep");
+        command.arg("infinity");
+        command
+    });
+    let text = record_with(&file, gone.pid(), &payload);
+    gone.crash();
+    fs::write(&file, text).unwrap();
+    for path in [&folder, &file] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let mut command = scene.bare(["-f"]);
+    command
+        .arg(&file)
+        .args(["run", "--wait", "--timeout", "1500ms", "--", "true"]);
+    let output = scene.finish_command(as_nobody(&scene, &command));
+    output
+        .assert_code(81)
+        .assert_says(&format!("pid {}", roots.pid()))
+        .assert_says("sleep");
+    output
+        .assert_says("state S")
+        .assert_says(file.to_str().unwrap());
+    assert!(output.took >= Duration::from_millis(1400), "{output:?}");
+    assert!(output.took < Duration::from_secs(6), "{output:?}");
+    roots.assert_undisturbed();
+    let record = fs::read_to_string(&file).unwrap();
+    assert!(
+        record.contains("0123456789abcdef"),
+        "the old record is as it was: {record}"
+    );
+}
+
+#[test]
+fn a_stop_during_the_sweep_leaves_the_old_record() {
+    let scene = Scene::new();
+    let script = "setsid sh -c 'trap \"\" TERM; echo $$ >\"$SCENE/child\"; while :; do sleep 9; done' &\nexec sleep infinity\n";
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    child(&scene);
+    holder.crash();
+    let before = scene.bytes();
+    let mut next = scene.start(["run", "--", "true"]);
+    next.wait_for_line("must end first");
+    next.signal(Signal::TERM);
+    assert_eq!(next.end(), End::of(Signal::TERM));
+    assert_eq!(scene.bytes(), before);
+    assert_eq!(scene.state(), "crashed");
+}
+
+/// A nested gateway is payload of the outer one, and has its own.
+#[test]
+fn a_crashed_outer_gateway_takes_the_inner_one_with_it() {
+    let scene = Scene::new();
+    let inner = "exec \"$GATEWAY\" -f \"$SCENE/inner.pid\" run -- sh -c 'echo $$ >\"$SCENE/child\"; exec sleep infinity'\n";
+    let payload = scene.payload(Payload::Script(&format!(
+        "(setsid {}) &\nexec sleep infinity\n",
+        inner.trim_start_matches("exec ").trim_end()
+    )));
+    let mut command = scene.gateway(["run", "--", &payload]);
+    command.env("GATEWAY", scene.program());
+    let mut outer = scene.wait_for_payload(scene.spawn(command));
+    let inmost = child(&scene);
+    let ids = environment(inmost)[std::ffi::OsStr::new("GATEWAY_RUN_ID")]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        ids.split(':').next(),
+        Some(scene.record().text("/run_id")),
+        "the outer one's first"
+    );
+    assert_eq!(ids.split(':').count(), 2);
+    outer.crash();
+    assert!(exists(inmost));
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    assert!(!exists(inmost));
+    let mut inner = scene.bare(["-f", "inner.pid", "status"]);
+    inner.arg("--json");
+    let said = scene.finish_command(inner);
+    assert!(
+        said.stdout.contains("\"state\":\"free\""),
+        "stopped in order: {said:?}"
+    );
+}
+
+#[test]
+fn a_stopped_survivor_is_ended() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
+    let child = child(&scene);
+    signal(child, Signal::STOP);
+    wait_until("it is stopped", SOON, || state(child) == Some('T'));
+    holder.crash();
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    assert!(!exists(child));
+}
+
+/// What a file says that anybody may write is believed only about processes that were ours to end.
+#[test]
+fn a_survivor_of_an_earlier_boot_is_nobody() {
+    let scene = Scene::new();
+    let canary = Canary::new();
+    let start = crate::harness::stat_field(canary.pid(), 22).unwrap();
+    let payload = format!(
+        "\"payload\":{{\"pid\":{},\"start_time\":{start},\"argv\":[]}},",
+        canary.pid()
+    );
+    let text = record_with(&scene.pid_file(), 4_000_000, &payload);
+    let text = text.replace(
+        &crate::people::boot_id(),
+        "00000000-0000-0000-0000-000000000000",
+    );
+    fs::write(scene.pid_file(), text).unwrap();
+    set_mode(&scene.pid_file(), 0o666);
+    let status = scene.finish(["status"]);
+    status.assert_code(1);
+    assert!(status.stdout.contains("ended with the host"), "{status:?}");
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    canary.assert_undisturbed();
+}
