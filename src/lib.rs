@@ -31,7 +31,7 @@
 //!
 //! ```text
 //! pid_file -> acquire, stop, supervise -> takeover, claim, view -> holder, survivors -> lock
-//!          -> record -> process -> sys
+//!          -> record -> process, user -> sys
 //! ```
 //!
 //! A module owns a noun, and imports point one way. The protocol is a pure decision ([`takeover`])
@@ -66,6 +66,7 @@ pub mod supervise;
 pub mod survivors;
 pub mod sys;
 pub mod takeover;
+pub mod user;
 pub mod view;
 pub mod wait;
 

@@ -358,6 +358,21 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     }
 }
 
+/// What is written in the file at a path, for a glance at many: no more is opened, read or refused
+/// than that takes. `None`: no pid file, or none for us to read.
+#[must_use]
+pub fn peek(path: &Path) -> Option<(FileId, Contents)> {
+    let file = open(path, OFlags::RDONLY).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    refuse_unlikely(path, &stat).ok()?;
+    let file = OpenFile {
+        file,
+        id: FileId::of(&stat),
+        path: path.to_path_buf(),
+    };
+    Some((file.id, file.read_settled().ok()?))
+}
+
 /// Where the system's own gateways keep their pid files.
 pub const SYSTEM_PLACE: &str = "/var/lib/gateway";
 
@@ -461,7 +476,7 @@ fn explain(action: &str, path: &Path, errno: Errno) -> Error {
         if matches!(errno, Errno::ACCESS | Errno::PERM) {
             return Error::pid_file(action, path).because(errno).advise(format!(
                 "it belongs to {}, mode {:04o}; run as that user, or name another path with -f PATH",
-                crate::place::user_name(stat.st_uid),
+                crate::user::user_name(stat.st_uid),
                 stat.st_mode & 0o7777
             ));
         }
@@ -488,7 +503,7 @@ fn nearest_existing(path: &Path) -> Option<(String, String)> {
         let stat = rustix::fs::stat(directory).ok()?;
         Some((
             printable(directory.as_os_str()),
-            crate::place::user_name(stat.st_uid),
+            crate::user::user_name(stat.st_uid),
         ))
     })
 }

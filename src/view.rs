@@ -1,10 +1,11 @@
 //! What can be said of a pid file without changing anything: no write, no new file, and no lock
 //! taken while a holder can be seen.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use crate::holder::{self, Holder, LockLine, Locker, Sighting};
-use crate::lock::{FileId, OpenFile};
+use crate::holder::{self, Holder, Locker, Sighting};
+use crate::lock::{self, FileId, OpenFile};
 use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
 use crate::{Error, ErrorKind, Result};
@@ -194,12 +195,10 @@ pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
     let census = Census::now();
     let mut views: Vec<View> = Vec::new();
     for path in places.iter().flat_map(|place| pid_files_below(place)) {
-        if let Ok(Some(file)) = OpenFile::open_existing(&path) {
-            if !census.holds(file.id()) {
-                views.extend(census.view(&file));
-            }
-        } else if let Some(view) = look_from_outside(&path) {
-            views.push(view);
+        match lock::peek(&path) {
+            Some((file, _)) if census.holds(file) => {}
+            Some((file, contents)) => views.extend(census.view(path, file, contents)),
+            None => views.extend(look_from_outside(&path)),
         }
     }
     views.extend(census.holders.into_iter().filter_map(held_view));
@@ -229,14 +228,16 @@ fn held_view(holder: Holder) -> Option<View> {
 /// Who holds what, looked up once for many files.
 struct Census {
     holders: Vec<Holder>,
-    table: Vec<u8>,
+    /// Inode numbers, whatever the device, on which somebody has a lock.
+    locked: HashSet<u64>,
 }
 
 impl Census {
     fn now() -> Self {
+        let table = holder::table_of_locks();
         Self {
             holders: holder::all_holders().collect(),
-            table: holder::table_of_locks(),
+            locked: holder::parse_locks(&table).map(|line| line.inode).collect(),
         }
     }
 
@@ -246,15 +247,14 @@ impl Census {
 
     /// A file that no known gateway holds. Only where the table has a lock on its inode number
     /// is it looked at more closely.
-    fn view(&self, file: &OpenFile) -> Option<View> {
-        let same_inode = |line: LockLine<'_>| line.inode == file.id().inode;
-        if holder::parse_locks(&self.table).any(same_inode) {
-            return look_at(file).ok();
+    fn view(&self, path: PathBuf, file: FileId, contents: Contents) -> Option<View> {
+        if self.locked.contains(&file.inode) {
+            return look(&path).ok();
         }
-        let contents = file.read_settled().ok()?;
+        let state = unlocked(&contents);
         Some(View {
-            path: file.path().to_path_buf(),
-            state: unlocked(&contents),
+            path,
+            state,
             contents,
         })
     }

@@ -11,7 +11,9 @@ mod commands;
 mod describe;
 mod duration;
 mod exit;
+mod manager;
 mod message;
+mod narrator;
 mod words;
 
 use clap::CommandFactory;

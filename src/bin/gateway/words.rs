@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::holder::{Holder, Locker, Sighting};
-use gateway_lock::place::{Choice, user_name};
+use gateway_lock::place::Choice;
 use gateway_lock::process::Pid;
 use gateway_lock::record::{Asker, End, Exit, Limit, Manager, Reason, Record, Text, printable};
 use gateway_lock::survivors::Survivor;
 use gateway_lock::takeover::{Bar, Refusal};
+use gateway_lock::user::user_name;
 
 /// A command line is shown no longer than this.
 const LONGEST_COMMAND: usize = 72;

@@ -1,10 +1,12 @@
 //! `list`: every gateway that can be seen.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use gateway_lock::Result;
 use gateway_lock::lock::SYSTEM_PLACE;
-use gateway_lock::place::{FILE_NAME, Surroundings, user_name};
+use gateway_lock::place::{FILE_NAME, Surroundings};
+use gateway_lock::user::user_name;
 use gateway_lock::view::{self, State, View};
 
 use crate::cli::Show;
@@ -24,7 +26,11 @@ pub fn list(show: &Show) -> Result<Verdict> {
         let text = serde_json::to_string(&objects).expect("this has nothing that JSON cannot say");
         status::print(&format!("{text}\n"));
     } else {
-        let rows: Vec<[String; 8]> = views.iter().map(|view| row(view, &places)).collect();
+        let mut users = HashMap::new();
+        let rows: Vec<[String; 8]> = views
+            .iter()
+            .map(|view| row(view, &places, &mut users))
+            .collect();
         status::print(&table(&rows));
     }
     Ok(Verdict::SUCCESS)
@@ -53,7 +59,7 @@ pub fn name_of(path: &Path, places: &[PathBuf]) -> Option<String> {
         .then(|| directory.file_name()?.to_str().map(str::to_owned))?
 }
 
-fn row(view: &View, places: &[PathBuf]) -> [String; 8] {
+fn row(view: &View, places: &[PathBuf], users: &mut HashMap<u32, String>) -> [String; 8] {
     let none = || "-".to_owned();
     let mut row = [
         none(),
@@ -82,7 +88,10 @@ fn row(view: &View, places: &[PathBuf]) -> [String; 8] {
         if view.state.holder().is_some() {
             row[3] = words::span(record.since.age());
         }
-        row[4] = user_name(record.uid);
+        row[4] = users
+            .entry(record.uid)
+            .or_insert_with(|| user_name(record.uid))
+            .clone();
         row[5] = record.unit.clone().unwrap_or_else(none);
         if view.state.holder().is_none() && row[6] == "-" {
             row[6] = words::command(&words::words(record.command()));

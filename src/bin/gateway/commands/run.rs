@@ -6,11 +6,11 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use gateway_lock::Result;
-use gateway_lock::acquire::{self, Acquired, Former, Outcome, Progress, Refused};
-use gateway_lock::claim::{Contest, Description, Finding};
-use gateway_lock::notify::{Notifier, watchdog_interval};
+use gateway_lock::acquire::{self, Acquired, Former, Outcome, Refused};
+use gateway_lock::claim::Description;
+use gateway_lock::notify::watchdog_interval;
 use gateway_lock::payload::Command;
-use gateway_lock::process::{Pid, Signal};
+use gateway_lock::process::Signal;
 use gateway_lock::record::{Exit, Limit, Record};
 use gateway_lock::signals::Signals;
 use gateway_lock::supervise::{self, Attendant, Cause, Ended, Happening};
@@ -20,7 +20,9 @@ use gateway_lock::wait::Interrupt;
 use crate::cli::{Notify, Run};
 use crate::commands::Context;
 use crate::exit::{CANNOT_REPLACE, DEADLINE, HELD, LOST, Verdict};
+use crate::manager::ServiceManager;
 use crate::message::Voice;
+use crate::narrator::{self, Narrator};
 use crate::words::{self, Subject};
 
 pub fn run(context: &Context, run: &Run) -> Result<Verdict> {
@@ -70,7 +72,7 @@ struct Session<'a> {
 impl Session<'_> {
     /// What the environment shows to be wrong.
     fn warn(&self, signals: &Signals) {
-        if self.manager.notifier.is_connected()
+        if self.manager.is_connected()
             && self.run.notify == Notify::Gateway
             && watchdog_interval().is_some()
         {
@@ -338,194 +340,6 @@ fn verdict(ended: &Ended, command: bool) -> Verdict {
     }
 }
 
-fn tell(voice: &Voice, subject: &Subject, stop_timeout: Limit, happening: &Happening<'_>) {
-    let path = words::path(&subject.path);
-    match happening {
-        Happening::Running(record) => {
-            if let Some(payload) = &record.payload {
-                log::info!(
-                    "running {}",
-                    words::process(payload.pid, &words::words(&payload.argv))
-                );
-            }
-        }
-        Happening::Stopping {
-            signal,
-            by,
-            replaced,
-            from_outside,
-        } => {
-            let who = match by {
-                Some(asker) => format!(" from {}", words::asker(asker)),
-                None if *from_outside => " from outside this pid namespace".to_owned(),
-                None => String::new(),
-            };
-            let why = if *replaced {
-                "being replaced"
-            } else {
-                "stopping"
-            };
-            log::info!(
-                "{why}: {signal}{who}; the command gets {}, {path}",
-                words::limit(stop_timeout)
-            );
-        }
-        Happening::Left(left) => {
-            let named: Vec<String> = left
-                .iter()
-                .take(5)
-                .map(|stat| words::process(stat.pid, std::slice::from_ref(&stat.name)))
-                .collect();
-            log::info!(
-                "the command left {} processes, which get 5 s: {}",
-                left.len(),
-                named.join(", ")
-            );
-        }
-        Happening::Killing(count) => {
-            log::warn!("time is over: killed {count} processes of the command, {path}")
-        }
-        Happening::Name(finding) => tell_finding(voice, &path, finding),
-        _ => {}
-    }
-}
-
-fn tell_finding(voice: &Voice, path: &str, finding: &Finding) {
-    match finding {
-        Finding::PutBack => voice.fault(&format!("somebody removed or replaced {path}, or its directory; it was put back, and the lock is held")),
-        Finding::Rewritten => voice.fault(&format!("somebody overwrote {path}; the record was written again")),
-        Finding::Contested(Contest::Locked(Some(pid))) => {
-            voice.fault(&format!("somebody replaced {path}, and pid {pid} has the lock there; waiting for it to let go"));
-        }
-        Finding::Contested(Contest::Locked(None)) => {
-            voice.fault(&format!("somebody replaced {path}, and has the lock there; waiting for it to be let go"));
-        }
-        Finding::Contested(Contest::Unusable(error)) => {
-            voice.fault(&format!("somebody removed or replaced {path}, and it cannot be put back yet: {error}"));
-        }
-        Finding::Lost(theirs) => voice.fault(&format!(
-            "{path} was taken by {}; stopping, and ending with {LOST}",
-            words::process(theirs.pid, &words::words(theirs.command()))
-        )),
-        Finding::Intact | Finding::Overwritten => {}
-    }
-}
-
-/// Tells people what happens while the lock is sought.
-pub struct Narrator<'a> {
-    voice: Voice,
-    subject: &'a Subject,
-    mode: Mode,
-    began: Instant,
-    told: HashSet<Option<Pid>>,
-    counting: bool,
-}
-
-impl<'a> Narrator<'a> {
-    pub fn new(voice: Voice, subject: &'a Subject, mode: Mode) -> Self {
-        Self {
-            voice,
-            subject,
-            mode,
-            began: Instant::now(),
-            told: HashSet::new(),
-            counting: false,
-        }
-    }
-
-    pub fn progress(&mut self, progress: &Progress<'_>) {
-        let path = words::path(&self.subject.path);
-        match progress {
-            Progress::Waiting { who, left } => self.waiting(who, *left, &path),
-            Progress::Asked { holder, kill_after } => {
-                self.told.insert(Some(holder.pid()));
-                let kill = kill_after.finite().map_or_else(
-                    || "no SIGKILL".to_owned(),
-                    |limit| format!("SIGKILL in {}", words::span(limit)),
-                );
-                let why = if self.mode == Mode::Stop {
-                    "asked"
-                } else {
-                    "taking over: asked"
-                };
-                self.say(&format!(
-                    "{why} {} to stop ({kill}), {path}",
-                    words::holder(holder)
-                ));
-            }
-            Progress::Killed { holder } => self.say(&format!(
-                "{} did not stop in time: sent SIGKILL, {path}",
-                words::holder(holder)
-            )),
-            Progress::Ending { survivors } => {
-                let named: Vec<String> = survivors.iter().take(5).map(words::survivor).collect();
-                self.say(&format!(
-                    "a crashed run left {}, which must end first: {}, {path}",
-                    count(survivors.len()),
-                    named.join(", ")
-                ));
-            }
-            _ => {}
-        }
-    }
-
-    fn waiting(
-        &mut self,
-        who: &gateway_lock::holder::Sighting,
-        left: Option<Duration>,
-        path: &str,
-    ) {
-        let pid = acquire::pid_of(who);
-        if self.mode == Mode::Plain || self.mode == Mode::Stop {
-            // A probe or a start in progress: not worth a word unless it lasts.
-            if self.began.elapsed() < Duration::from_secs(1) {
-                return;
-            }
-        }
-        if self.told.insert(pid) {
-            let end = left.map_or_else(String::new, |left| {
-                format!(", for at most {}", words::span(left))
-            });
-            let verb = if self.mode == Mode::Wait {
-                "standing by behind"
-            } else {
-                "waiting for"
-            };
-            self.say(&format!("{verb} {}{end}, {path}", words::sighting(who)));
-        } else if self.voice.counts_down() {
-            self.counting = true;
-            let end = left.map_or_else(String::new, |left| {
-                format!(
-                    ", {} left",
-                    words::span(Duration::from_secs(left.as_secs()))
-                )
-            });
-            self.voice
-                .countdown(&format!("waiting for {}{end}", words::sighting(who)));
-        }
-    }
-
-    fn say(&mut self, text: &str) {
-        self.end();
-        self.voice.expected(text);
-    }
-
-    /// Nothing more comes.
-    pub fn end(&mut self) {
-        if std::mem::take(&mut self.counting) {
-            self.voice.end_countdown();
-        }
-    }
-}
-
-fn count(processes: usize) -> String {
-    if processes == 1 {
-        "a process".to_owned()
-    } else {
-        format!("{processes} processes")
-    }
-}
-
 /// Signals end the wait, and the service manager hears that the loop turns: READY may have armed
 /// its watchdog.
 struct Patrol<'a, 'm> {
@@ -559,7 +373,7 @@ struct Told<'a> {
 impl Attendant for Told<'_> {
     fn tell(&mut self, happening: Happening<'_>) {
         self.manager.happening(&happening, self.stop_timeout);
-        tell(&self.voice, self.subject, self.stop_timeout, &happening);
+        narrator::tell(&self.voice, self.subject, self.stop_timeout, &happening);
     }
 
     fn turned(&mut self) {
@@ -568,162 +382,6 @@ impl Attendant for Told<'_> {
 
     fn longest_sleep(&self) -> Option<Duration> {
         self.manager.longest_sleep()
-    }
-}
-
-/// What the service manager hears.
-struct ServiceManager {
-    notifier: Notifier,
-    who: Notify,
-    ready: bool,
-    watchdog: Option<Watchdog>,
-}
-
-struct Watchdog {
-    every: Duration,
-    next: Instant,
-}
-
-impl ServiceManager {
-    fn new(run: &Run) -> Self {
-        Self {
-            notifier: Notifier::from_environment(),
-            who: run.notify,
-            ready: false,
-            watchdog: watchdog_interval().map(|every| Watchdog {
-                every,
-                next: Instant::now(),
-            }),
-        }
-    }
-
-    /// The loop turned: that is all a WATCHDOG=1 of ours proves.
-    fn turned(&mut self) {
-        self.notifier.flush();
-        let Some(watchdog) = self
-            .watchdog
-            .as_mut()
-            .filter(|watchdog| Instant::now() >= watchdog.next)
-        else {
-            return;
-        };
-        watchdog.next = Instant::now() + watchdog.every;
-        self.notifier.send("WATCHDOG=1");
-    }
-
-    fn longest_sleep(&self) -> Option<Duration> {
-        let next = |watchdog: &Watchdog| watchdog.next.saturating_duration_since(Instant::now());
-        self.watchdog
-            .as_ref()
-            .map(next)
-            .into_iter()
-            .chain(self.notifier.due())
-            .min()
-    }
-
-    fn ready(&mut self, status: &str) {
-        if self.who == Notify::Gateway && !self.ready {
-            self.ready = true;
-            self.notifier.send(format!("READY=1\nSTATUS={status}"));
-        } else {
-            self.status(status);
-        }
-    }
-
-    fn status(&mut self, status: &str) {
-        self.notifier.send(format!("STATUS={status}"));
-    }
-
-    fn progress(&mut self, progress: &Progress<'_>, mode: Mode) {
-        if !self.notifier.is_connected() {
-            return;
-        }
-        match progress {
-            Progress::Waiting { who, .. } if mode == Mode::Wait => {
-                let status = match acquire::pid_of(who) {
-                    Some(pid) => format!("standby behind pid {pid}"),
-                    None => "standby".to_owned(),
-                };
-                if self.ready {
-                    self.status(&status);
-                } else {
-                    // A standby is all it can be for now: the boot need not wait for it.
-                    self.ready = true;
-                    self.notifier.send(format!("READY=1\nSTATUS={status}"));
-                }
-            }
-            Progress::Waiting { who, .. } => {
-                self.extend(&format!("waiting for {}", words::sighting(who)))
-            }
-            Progress::Asked { holder, .. } => {
-                self.extend(&format!("asked {} to stop", words::holder(holder)))
-            }
-            Progress::Killed { holder } => {
-                self.extend(&format!("killed {}", words::holder(holder)))
-            }
-            Progress::Ending { survivors } => self.extend(&format!(
-                "ending {} processes of a crashed run",
-                survivors.len()
-            )),
-            _ => {}
-        }
-    }
-
-    /// Until the next word, which comes within a second or two.
-    fn extend(&mut self, status: &str) {
-        self.notifier
-            .send(format!("STATUS={status}\nEXTEND_TIMEOUT_USEC=20000000"));
-    }
-
-    fn happening(&mut self, happening: &Happening<'_>, stop_timeout: Limit) {
-        if matches!(happening, Happening::Running(_)) && self.who == Notify::Payload {
-            // From here on COMMAND speaks for itself, and ours would prove nothing.
-            self.watchdog = None;
-        }
-        if !self.notifier.is_connected() {
-            return;
-        }
-        match happening {
-            Happening::Running(record) => match &record.payload {
-                Some(payload) => self.ready(&format!("running pid {}", payload.pid)),
-                None => self.ready("holding the lock"),
-            },
-            Happening::Stopping {
-                signal, replaced, ..
-            } => {
-                self.ordered_end();
-                let why = if *replaced {
-                    "being replaced"
-                } else {
-                    "stopping"
-                };
-                let budget = stop_timeout
-                    .plus(Duration::from_secs(5))
-                    .finite()
-                    .map_or(u64::MAX / 2, |budget| {
-                        u64::try_from(budget.as_micros()).unwrap_or(u64::MAX / 2)
-                    });
-                self.notifier.send(format!(
-                    "STATUS={why} on {signal}\nEXTEND_TIMEOUT_USEC={budget}"
-                ));
-            }
-            _ => {}
-        }
-    }
-
-    /// Two messages: in one, or without READY, systemd takes the end for a failed start.
-    fn ordered_end(&mut self) {
-        if !self.ready {
-            self.ready = true;
-            self.notifier.send("READY=1");
-        }
-        self.notifier.send("STOPPING=1");
-    }
-
-    fn over(&mut self, ended: &Ended) {
-        if let Some(exit) = ended.exit.filter(|_| self.notifier.is_connected()) {
-            self.status(&format!("COMMAND ended, {exit}"));
-        }
     }
 }
 

@@ -13,8 +13,8 @@ use gateway_lock::view::State;
 
 use crate::cli::Patience;
 use crate::commands::Context;
-use crate::commands::run::Narrator;
 use crate::exit::{CANNOT_REPLACE, DEADLINE, Verdict};
+use crate::narrator::Narrator;
 use crate::words::{self, Subject};
 
 pub fn stop(context: &Context, patience: &Patience) -> Result<Verdict> {

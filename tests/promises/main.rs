@@ -1,0 +1,8 @@
+//! What is hard to promise, one promise at a time; each test fails without it.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod kit;
+mod name;
+mod survivors;
