@@ -69,11 +69,15 @@ impl Deep {
     /// The holder puts its claim back, says so, and its payload has noticed nothing.
     #[track_caller]
     fn assert_put_back(&self, holder: &mut Process, words: &str) {
-        wait_until("the claim is at the path again", AT_ONCE, || self.has_claim(holder));
+        wait_until("the claim is at the path again", AT_ONCE, || {
+            self.has_claim(holder)
+        });
         let line = holder.wait_for_line(words);
         assert!(line.contains(self.path.to_str().unwrap()), "{line}");
         assert_eq!(self.scene.started_payloads().len(), 1);
-        let output = self.scene.finish_command(self.gateway(&["run", "--", "true"]));
+        let output = self
+            .scene
+            .finish_command(self.gateway(&["run", "--", "true"]));
         output.assert_code(80);
         assert!(holder.is_running());
         self.scene.assert_never_two_payloads();
@@ -99,13 +103,21 @@ fn parent(path: &Path) -> &Path {
 fn a_name_that_is_taken_away_is_put_back() {
     let harm: [(&str, fn(&Path)); 7] = [
         ("file removed", |path| fs::remove_file(path).unwrap()),
-        ("file renamed", |path| fs::rename(path, path.with_extension("away")).unwrap()),
-        ("directory removed", |path| fs::remove_dir_all(parent(path)).unwrap()),
+        ("file renamed", |path| {
+            fs::rename(path, path.with_extension("away")).unwrap()
+        }),
+        ("directory removed", |path| {
+            fs::remove_dir_all(parent(path)).unwrap()
+        }),
         ("directory renamed", |path| {
             fs::rename(parent(path), parent(path).with_extension("away")).unwrap();
         }),
         ("grandparent renamed", |path| {
-            fs::rename(parent(parent(path)), parent(parent(path)).with_extension("away")).unwrap();
+            fs::rename(
+                parent(parent(path)),
+                parent(parent(path)).with_extension("away"),
+            )
+            .unwrap();
         }),
         ("another file in its place", |path| {
             fs::write(path.with_extension("new"), "junk\n").unwrap();
@@ -123,7 +135,11 @@ fn a_name_that_is_taken_away_is_put_back() {
         let generation = deep.record().unwrap().number("/generation");
         harm(&deep.path);
         deep.assert_put_back(&mut holder, GONE);
-        assert_eq!(deep.record().unwrap().number("/generation"), generation, "{what}");
+        assert_eq!(
+            deep.record().unwrap().number("/generation"),
+            generation,
+            "{what}"
+        );
         deep.assert_stops_in_order(holder);
     }
 }
@@ -135,7 +151,11 @@ fn a_file_that_was_moved_away_and_back_is_found_held() {
     let away = deep.path.with_extension("away");
     fs::rename(&deep.path, &away).unwrap();
     deep.assert_put_back(&mut holder, GONE);
-    assert_eq!(lockers(&away), [holder.pid()], "the earlier file stays locked");
+    assert_eq!(
+        lockers(&away),
+        [holder.pid()],
+        "the earlier file stays locked"
+    );
     fs::rename(&away, &deep.path).unwrap();
     deep.assert_put_back(&mut holder, GONE);
     // And so fast that nobody could look in between.
@@ -174,14 +194,22 @@ fn a_mount_on_top_of_the_name_is_seen() {
     let path = scene.path("place/gateway.pid");
     let payload = scene.payload(Payload::Plain);
     let mut holder = scene.spawn(space.gateway(&path, ["run", "--", &payload]));
-    wait_until("the payload runs", SOON, || scene.started_payloads().len() == 1);
+    wait_until("the payload runs", SOON, || {
+        scene.started_payloads().len() == 1
+    });
     let mut mount = scene.command("mount");
-    mount.args(["-t", "tmpfs", "tmpfs"]).arg(scene.path("place"));
+    mount
+        .args(["-t", "tmpfs", "tmpfs"])
+        .arg(scene.path("place"));
     scene.finish_command(space.command(&mount)).assert_code(0);
     let inside = space.inside(&path);
-    wait_until("the claim is on the new mount", AT_ONCE, || lockers(&inside) == [holder.pid()]);
+    wait_until("the claim is on the new mount", AT_ONCE, || {
+        lockers(&inside) == [holder.pid()]
+    });
     holder.wait_for_line(GONE);
-    scene.finish_command(space.gateway(&path, ["run", "--", "true"])).assert_code(80);
+    scene
+        .finish_command(space.gateway(&path, ["run", "--", "true"]))
+        .assert_code(80);
     // Away again: what was below is still ours.
     let mut unmount = scene.command("umount");
     unmount.arg("-l").arg(scene.path("place"));
@@ -189,7 +217,9 @@ fn a_mount_on_top_of_the_name_is_seen() {
     wait_until("it is at the path", AT_ONCE, || {
         lockers(&path) == [holder.pid()]
     });
-    scene.finish_command(space.gateway(&path, ["run", "--", "true"])).assert_code(80);
+    scene
+        .finish_command(space.gateway(&path, ["run", "--", "true"]))
+        .assert_code(80);
     scene.assert_never_two_payloads();
 }
 
@@ -198,8 +228,12 @@ fn a_mount_on_top_of_the_name_is_seen() {
 fn newcomers_find_a_stopped_holder_of_an_earlier_file() {
     let harm: [(&str, fn(&Path)); 5] = [
         ("removed", |path| fs::remove_file(path).unwrap()),
-        ("directory removed", |path| fs::remove_dir_all(parent(path)).unwrap()),
-        ("renamed", |path| fs::rename(path, path.with_extension("away")).unwrap()),
+        ("directory removed", |path| {
+            fs::remove_dir_all(parent(path)).unwrap()
+        }),
+        ("renamed", |path| {
+            fs::rename(path, path.with_extension("away")).unwrap()
+        }),
         ("replaced by junk", |path| {
             fs::write(path.with_extension("new"), "4\n").unwrap();
             fs::rename(path.with_extension("new"), path).unwrap();
@@ -217,7 +251,9 @@ fn newcomers_find_a_stopped_holder_of_an_earlier_file() {
         wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
         harm(&deep.path);
         for _ in 0..3 {
-            let output = deep.scene.finish_command(deep.gateway(&["run", "--", "touch", "ran"]));
+            let output = deep
+                .scene
+                .finish_command(deep.gateway(&["run", "--", "touch", "ran"]));
             output
                 .assert_code(80)
                 .assert_one_line()
@@ -244,10 +280,15 @@ fn a_takeover_asks_the_holder_of_an_earlier_file() {
         let new = deep.start(&["run", "--replace", "--", &payload]);
         assert_eq!(holder.end(), End::of(Signal::TERM));
         wait_until("the newcomer has the path", SOON, || deep.has_claim(&new));
-        wait_until("its payload runs", SOON, || deep.scene.started_payloads().len() == 2);
+        wait_until("its payload runs", SOON, || {
+            deep.scene.started_payloads().len() == 2
+        });
         deep.scene.assert_never_two_payloads();
         let said = new.stderr();
-        assert!(said.contains(&format!("asked pid {} ", holder.pid())), "{said}");
+        assert!(
+            said.contains(&format!("asked pid {} ", holder.pid())),
+            "{said}"
+        );
         deep.assert_stops_in_order(new);
     }
 }
@@ -259,7 +300,9 @@ fn stop_ends_the_holder_of_a_removed_file() {
     holder.signal(Signal::STOP);
     wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
     fs::remove_file(&deep.path).unwrap();
-    deep.scene.finish_command(deep.gateway(&["stop"])).assert_code(0);
+    deep.scene
+        .finish_command(deep.gateway(&["stop"]))
+        .assert_code(0);
     assert_eq!(holder.end(), End::of(Signal::TERM));
     deep.scene.wait_until_empty();
 }
@@ -271,7 +314,9 @@ fn removals_and_starts_at_once_leave_the_one_holder() {
     let mut holder = deep.hold();
     for round in 0..25 {
         let _ = fs::remove_file(&deep.path);
-        let plain: Vec<Process> = (0..3).map(|_| deep.start(&["run", "--", "touch", "ran"])).collect();
+        let plain: Vec<Process> = (0..3)
+            .map(|_| deep.start(&["run", "--", "touch", "ran"]))
+            .collect();
         if round % 3 == 0 {
             let _ = fs::remove_file(&deep.path);
         }
@@ -281,7 +326,9 @@ fn removals_and_starts_at_once_leave_the_one_holder() {
         assert!(holder.is_running(), "{}", holder.stderr());
     }
     assert!(!deep.scene.path("ran").exists());
-    wait_until("the claim is at the path", AT_ONCE, || deep.has_claim(&holder));
+    wait_until("the claim is at the path", AT_ONCE, || {
+        deep.has_claim(&holder)
+    });
     assert_eq!(deep.scene.started_payloads().len(), 1);
     deep.assert_stops_in_order(holder);
 }
@@ -292,19 +339,22 @@ fn removals_during_starts_never_make_two() {
     let deep = Deep::new();
     let payload = deep.scene.payload(Payload::Plain);
     for round in 0..12u64 {
-        let mut both = [(); 2].map(|()| deep.start(&["run", "--", &payload]));
+        let mut all: Vec<Process> = (0..2)
+            .map(|_| deep.start(&["run", "--", &payload]))
+            .collect();
         std::thread::sleep(Duration::from_millis(round));
         let _ = fs::remove_file(&deep.path);
-        let third = deep.start(&["run", "--", &payload]);
-        let mut all = both.iter_mut().collect::<Vec<_>>();
-        let mut third = third;
-        all.push(&mut third);
+        all.push(deep.start(&["run", "--", &payload]));
         // One holds, the others are told so.
         wait_until("two are refused", SOON, || {
-            all.iter_mut().filter(|one| !one.is_running()).count() >= 2
+            all.iter_mut()
+                .map(Process::try_end)
+                .filter(Option::is_some)
+                .count()
+                >= 2
         });
         let mut running = Vec::new();
-        for one in &mut all {
+        for mut one in all {
             match one.try_end() {
                 None => running.push(one),
                 Some(end) => assert!(
@@ -315,12 +365,41 @@ fn removals_during_starts_never_make_two() {
             }
         }
         assert_eq!(running.len(), 1, "round {round}");
-        let left = running.pop().unwrap();
-        wait_until("it has the path", SOON, || deep.has_claim(left));
+        let mut left = running.pop().unwrap();
+        wait_until("it has the path", SOON, || deep.has_claim(&left));
         left.signal(Signal::TERM);
         left.end();
     }
     deep.scene.assert_never_two_payloads();
+}
+
+/// NousResearch/hermes-agent#11718: takeovers that each removed the other's file.
+#[test]
+fn removals_during_takeovers_leave_one() {
+    let deep = Deep::new();
+    let payload = deep.scene.payload(Payload::Plain);
+    let mut all = vec![deep.hold()];
+    for round in 0..12u64 {
+        all.push(deep.start(&["run", "--replace", "--", &payload]));
+        std::thread::sleep(Duration::from_millis(round * 3));
+        let _ = fs::remove_file(&deep.path);
+        if round % 4 == 0 {
+            all.push(deep.start(&["run", "--replace", "--", &payload]));
+        }
+    }
+    let mut last = None;
+    wait_until("one is left, and has the path", SOON, || {
+        all.retain_mut(Process::is_running);
+        assert!(!all.is_empty(), "nobody is left");
+        let settled = all.len() == 1 && deep.has_claim(&all[0]);
+        let since = *last.get_or_insert_with(Instant::now);
+        if !settled {
+            last = None;
+        }
+        settled && since.elapsed() > Duration::from_millis(500)
+    });
+    deep.scene.assert_never_two_payloads();
+    deep.assert_stops_in_order(all.pop().unwrap());
 }
 
 /// A holder that nobody could see when the other one started.
@@ -376,7 +455,10 @@ fn a_locker_without_a_record_is_waited_out_with_one_warning() {
     let line = holder.wait_for_line("waiting for it to let go");
     assert!(line.contains(&format!("pid {} ", locker.pid())), "{line}");
     assert_stays(&mut holder, Duration::from_millis(1500));
-    assert_eq!(holder.stderr().matches("waiting for it to let go").count(), 1);
+    assert_eq!(
+        holder.stderr().matches("waiting for it to let go").count(),
+        1
+    );
     drop(locker);
     deep.assert_put_back(&mut holder, GONE);
     deep.assert_stops_in_order(holder);
@@ -390,7 +472,9 @@ fn a_holder_of_the_same_path_in_another_mount_namespace_is_no_earlier_holder() {
     let path = scene.path("place/gateway.pid");
     let mut inner = scene.spawn(space.gateway(&path, ["run", "--", "sleep", "infinity"]));
     let inside = space.inside(&path);
-    wait_until("it holds inside", SOON, || lockers(&inside) == [inner.pid()]);
+    wait_until("it holds inside", SOON, || {
+        lockers(&inside) == [inner.pid()]
+    });
     for mode in [&["run"][..], &["run", "--replace"], &["run", "--wait"]] {
         fs::write(&path, "junk\n").unwrap();
         let mut command = scene.bare(["-f"]);
@@ -406,7 +490,9 @@ fn a_holder_of_the_same_path_in_another_mount_namespace_is_no_earlier_holder() {
     let mut command = scene.bare(["-f"]);
     command.arg(&path).args(["run", "--", "true"]);
     scene.finish_command(command).assert_code(0);
-    scene.finish_command(space.gateway(&path, ["run", "--", "true"])).assert_code(80);
+    scene
+        .finish_command(space.gateway(&path, ["run", "--", "true"]))
+        .assert_code(80);
 }
 
 /// A path is what the kernel calls it, however it was typed.
@@ -418,7 +504,11 @@ fn other_spellings_of_the_path_find_the_holder_of_an_earlier_file() {
     wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
     fs::remove_file(&deep.path).unwrap();
     std::os::unix::fs::symlink(deep.scene.path("grand"), deep.scene.path("link")).unwrap();
-    for spelling in ["grand/parent/gateway.pid", "grand/../grand/./parent//gateway.pid", "link/parent/gateway.pid"] {
+    for spelling in [
+        "grand/parent/gateway.pid",
+        "grand/../grand/./parent//gateway.pid",
+        "link/parent/gateway.pid",
+    ] {
         let command = deep.scene.bare(["-f", spelling, "run", "--", "true"]);
         deep.scene.finish_command(command).assert_code(80);
     }

@@ -42,7 +42,10 @@ fn what_a_crashed_run_left_is_ended_before_the_next_payload_starts() {
     let first = scene.record().payload_pid();
     holder.crash();
     wait_until_gone(first);
-    assert!(left.iter().all(|pid| exists(*pid)), "they outlive the crash");
+    assert!(
+        left.iter().all(|pid| exists(*pid)),
+        "they outlive the crash"
+    );
     let next = scene.hold();
     assert!(!left.iter().any(|pid| exists(*pid)), "{left:?}");
     scene.assert_never_two_payloads();
@@ -229,10 +232,16 @@ fn what_a_service_manager_started_is_left_alone() {
 #[test]
 fn without_a_record_survivors_are_known_by_the_path_of_their_pid_file() {
     let spoil: [(&str, &dyn Fn(&Scene)); 4] = [
-        ("junk", &|scene| fs::write(scene.pid_file(), "what?\n").unwrap()),
+        ("junk", &|scene| {
+            fs::write(scene.pid_file(), "what?\n").unwrap()
+        }),
         ("empty", &|scene| fs::write(scene.pid_file(), "").unwrap()),
-        ("cut", &|scene| fs::write(scene.pid_file(), &scene.bytes()[..40]).unwrap()),
-        ("missing", &|scene| fs::remove_file(scene.pid_file()).unwrap()),
+        ("cut", &|scene| {
+            fs::write(scene.pid_file(), &scene.bytes()[..40]).unwrap()
+        }),
+        ("missing", &|scene| {
+            fs::remove_file(scene.pid_file()).unwrap()
+        }),
     ];
     for (how, spoil) in spoil {
         let scene = Scene::new();
@@ -347,17 +356,28 @@ fn what_a_payload_leaves_at_its_end_is_ended_before_the_lock_goes_and_said() {
 #[test]
 fn leftovers_that_do_not_listen_are_killed_after_five_seconds() {
     let scene = Scene::new();
-    let script = format!("{STUBBORN}while [ ! -s \"$SCENE/marks\" ]; do sleep 0.01; done; exit 7\n");
+    let script =
+        format!("{STUBBORN}while [ ! -s \"$SCENE/marks\" ]; do sleep 0.01; done; exit 7\n");
     let payload = scene.payload(Payload::Script(&script));
     let mut holder = scene.start(["run", "--", &payload]);
     let stubborn = marked_pid(&scene, "stubborn");
     scene.wait_for_mark("asked");
-    assert_eq!(scene.lockers(), [holder.pid()], "it holds until all is gone");
+    assert_eq!(
+        scene.lockers(),
+        [holder.pid()],
+        "it holds until all is gone"
+    );
     assert_eq!(scene.finish(["run", "--", "true"]).end, End::Code(80));
     assert!(holder.is_running() && exists(stubborn));
     let output = holder.output();
-    output.assert_code(7).assert_says("left 1 process, which was ended");
-    assert!(output.took >= Duration::from_millis(4900), "{:?}", output.took);
+    output
+        .assert_code(7)
+        .assert_says("left 1 process, which was ended");
+    assert!(
+        output.took >= Duration::from_millis(4900),
+        "{:?}",
+        output.took
+    );
     assert!(!exists(stubborn));
 }
 
