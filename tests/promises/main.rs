@@ -3,6 +3,8 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod generation;
 mod kit;
 mod name;
+mod standby;
 mod survivors;
