@@ -15,7 +15,8 @@ use crate::process::{self, Pid, Signal, Stat};
 use crate::record::{self, Contents, End, Limit, Manager, Payload, Record, Text, Timestamp};
 use crate::{Error, Result};
 
-/// What a holder says of itself.
+/// What a holder says of itself. All that the system has to be asked for is asked when this is made,
+/// so that a taker has it before it signals anybody.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// This process.
@@ -28,55 +29,60 @@ pub struct Description {
     pub stop_signal: Option<Signal>,
     /// It is about to become its command.
     pub exec: bool,
+    boot_id: String,
+    pid_namespace: u64,
+    host: OsString,
+    unit: Option<Unit>,
+    run_id: String,
 }
 
 impl Description {
     /// This process, by its own command line.
     ///
     /// # Errors
-    /// `/proc` cannot be read.
+    /// `/proc` cannot be read, or there are no random bytes.
     pub fn of_this_process() -> Result<Self> {
-        let argv = std::env::args_os().collect();
         Ok(Self {
             stat: Stat::of_this()?,
-            argv,
+            argv: std::env::args_os().collect(),
             stop_timeout: None,
             stop_signal: None,
             exec: false,
+            boot_id: process::boot_id()?,
+            pid_namespace: process::own_pid_namespace().unwrap_or(0),
+            host: host_name(),
+            unit: Unit::of_this_process(),
+            run_id: record::new_run_id()?,
         })
     }
 
     /// The record of this process for a file.
-    ///
-    /// # Errors
-    /// `/proc` cannot be read, or there are no random bytes.
-    pub fn record(&self, file: &OpenFile, last: &Contents) -> Result<Record> {
-        let stat = &self.stat;
-        let unit = Unit::of_this_process();
-        Ok(Record {
+    #[must_use]
+    pub fn record(&self, file: &OpenFile, last: &Contents) -> Record {
+        Record {
             format: record::FORMAT,
-            pid: stat.pid,
-            start_time: stat.start_time,
-            boot_id: process::boot_id()?,
-            pid_namespace: process::own_pid_namespace().unwrap_or(0),
-            host: Text(host_name()),
+            pid: self.stat.pid,
+            start_time: self.stat.start_time,
+            boot_id: self.boot_id.clone(),
+            pid_namespace: self.pid_namespace,
+            host: Text(self.host.clone()),
             uid: rustix::process::geteuid().as_raw(),
             path: Text(file.path().as_os_str().to_os_string()),
             dev: file.id().dev,
             inode: file.id().inode,
-            run_id: record::new_run_id()?,
+            run_id: self.run_id.clone(),
             generation: record::next_generation(last.record().map(|record| record.generation)),
             since: Timestamp::now(),
             argv: record::command_line(&self.argv),
             stop_timeout: self.stop_timeout,
             stop_signal: self.stop_signal,
             exec: self.exec,
-            manager: unit.as_ref().map(|unit| unit.manager),
-            unit: unit.map(|unit| unit.name),
+            manager: self.unit.as_ref().map(|unit| unit.manager),
+            unit: self.unit.as_ref().map(|unit| unit.name.clone()),
             invocation_id: std::env::var("INVOCATION_ID").ok(),
             payload: None,
             end: None,
-        })
+        }
     }
 }
 
@@ -85,6 +91,7 @@ fn host_name() -> OsString {
     OsString::from_vec(rustix::system::uname().nodename().to_bytes().to_vec())
 }
 
+#[derive(Clone, Debug)]
 struct Unit {
     name: String,
     manager: Manager,
@@ -168,7 +175,7 @@ impl Claim {
     /// # Errors
     /// The record cannot be made or written.
     pub fn stake(locked: Locked, last: &Contents, description: &Description) -> Result<Self> {
-        let record = description.record(&locked, last)?;
+        let record = description.record(&locked, last);
         locked.write(&record.encode())?;
         Ok(Self {
             current: locked,
@@ -297,6 +304,9 @@ impl Claim {
             Ok(()) => {
                 self.earlier
                     .push(std::mem::replace(&mut self.current, locked));
+                // What has no name any more cannot come back: its descriptor need not be kept.
+                self.earlier
+                    .retain(|earlier| earlier.has_a_name().unwrap_or(true));
                 Finding::PutBack
             }
             Err(error) => Finding::Contested(Contest::Unusable(error)),
@@ -362,7 +372,7 @@ mod tests {
         assert_ne!(claim.current.id(), first);
         std::fs::rename(room.path().join("away"), &path).unwrap();
         assert!(matches!(claim.check().unwrap(), Finding::PutBack));
-        assert_eq!((claim.current.id(), claim.earlier.len()), (first, 3));
+        assert_eq!((claim.current.id(), claim.earlier.len()), (first, 1));
         assert_eq!(on_disk(&path), *claim.record());
     }
 

@@ -228,6 +228,16 @@ impl OpenFile {
         Ok((stat.st_ctime, stat.st_ctime_nsec) != (stat.st_mtime, stat.st_mtime_nsec))
     }
 
+    /// Whether any path leads to it.
+    ///
+    /// # Errors
+    /// `fstat(2)` fails.
+    pub fn has_a_name(&self) -> Result<bool> {
+        let stat = rustix::fs::fstat(&self.file)
+            .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))?;
+        Ok(stat.st_nlink > 0)
+    }
+
     /// Whether there is room for `length` bytes, as far as the file system tells without writing.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD};
 
-use crate::process::{Family, Pid, Pinned, Signal, Stat};
+use crate::process::{self, Family, Pid, Pinned, Signal, Stat};
 use crate::record::{self, Record};
 use crate::signals::Signals;
 use crate::survivors;
@@ -272,6 +272,18 @@ impl Payload {
             .collect()
     }
 
+    /// The members that are stopped now, as far as they are quickly found.
+    #[must_use]
+    pub fn stopped(&self) -> Vec<Stat> {
+        let members = process::listed_descendants(self.pid())
+            .into_iter()
+            .chain([self.pid()]);
+        members
+            .filter_map(Stat::of)
+            .filter(Stat::is_stopped)
+            .collect()
+    }
+
     /// Signals each of these, pinned and looked at again, one by one; how many there were.
     pub fn signal_each(&self, processes: &[Stat], signal: Signal) -> usize {
         processes
@@ -280,10 +292,10 @@ impl Payload {
             .count()
     }
 
-    /// Whether we had no children but the command's.
+    /// Whether any of it lives, where we have living children at all.
     #[must_use]
-    pub fn is_our_only_child(&self) -> bool {
-        self.not_ours.is_empty()
+    pub fn has_members(&self) -> bool {
+        self.not_ours.is_empty() || !self.left().is_empty()
     }
 }
 

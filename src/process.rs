@@ -451,6 +451,20 @@ pub fn children(pid: Pid) -> Option<Vec<Pid>> {
     Some(found)
 }
 
+/// What descends from a process, as far as the kernel lists it: quick, and may miss some that are
+/// born or adopted meanwhile. See [`Family`] for a look that does not.
+#[must_use]
+pub fn listed_descendants(root: Pid) -> Vec<Pid> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        next += 1;
+        found.extend(children(pid).unwrap_or_default());
+    }
+    found.remove(0);
+    found
+}
+
 /// Processes and who their parents are, at one moment.
 #[derive(Debug, Default)]
 pub struct Family {

@@ -436,7 +436,8 @@ impl Watch {
                 if let Some(signal) = send {
                     payload.signal(signal);
                 }
-                wake_stopped(payload);
+                // A stopped process only notes a signal: it hears it once it goes on (signal(7)).
+                payload.signal_each(&payload.stopped(), Signal::CONT);
             }
             Action::AskRest => {
                 let left = payload.left();
@@ -473,11 +474,7 @@ impl Watch {
         if !self.gone {
             return Turn::GoOn;
         }
-        let left = !nobody
-            && self
-                .payload
-                .as_ref()
-                .is_some_and(|payload| !payload.left().is_empty());
+        let left = !nobody && self.payload.as_ref().is_some_and(Payload::has_members);
         let action = self.course.first_gone(self.now(), left);
         self.act(action, attendant);
         if action == Action::Finish {
@@ -612,16 +609,6 @@ enum Turn {
 
 fn is_for_the_loop(signal: Signal) -> bool {
     signal == Signal::CHLD || signal == Signal::IO
-}
-
-/// A stopped process only notes a signal: it hears it once it goes on (signal(7)).
-fn wake_stopped(payload: &Payload) {
-    let stopped: Vec<Stat> = payload
-        .left()
-        .into_iter()
-        .filter(Stat::is_stopped)
-        .collect();
-    payload.signal_each(&stopped, Signal::CONT);
 }
 
 fn exit_of(status: WaitStatus) -> Exit {

@@ -276,16 +276,7 @@ fn pid_files_below(place: &Path) -> Vec<PathBuf> {
 /// How many processes descend from the holder now: its payload.
 #[must_use]
 pub fn payload_size(holder: Pid) -> usize {
-    let mut next = vec![holder];
-    let mut count = 0;
-    while let Some(pid) = next.pop() {
-        let Some(children) = process::children(pid) else {
-            continue;
-        };
-        count += children.len();
-        next.extend(children);
-    }
-    count
+    process::listed_descendants(holder).len()
 }
 
 #[cfg(test)]

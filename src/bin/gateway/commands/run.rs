@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::mem::ManuallyDrop;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,8 @@ use crate::words::{self, Subject};
 
 pub fn run(context: &Context, run: &Run) -> Result<Verdict> {
     // Before anything else happens, so that no signal finds us half started.
-    let mut signals = Signals::route()?;
+    // Never dropped: the process ends right after, and the kernel closes faster than we would.
+    let mut signals = ManuallyDrop::new(Signals::route()?);
     let command = if run.command.is_empty() {
         None
     } else {
@@ -94,12 +96,11 @@ impl Session<'_> {
     }
 
     fn description(&self) -> Result<Description> {
-        Ok(Description {
-            stop_timeout: Some(self.run.stop_timeout),
-            stop_signal: self.run.stop_signal,
-            exec: self.run.exec,
-            ..Description::of_this_process()?
-        })
+        let mut description = Description::of_this_process()?;
+        description.stop_timeout = Some(self.run.stop_timeout);
+        description.stop_signal = self.run.stop_signal;
+        description.exec = self.run.exec;
+        Ok(description)
     }
 
     fn acquire(&mut self, description: &Description, signals: &mut Signals) -> Result<Outcome> {
