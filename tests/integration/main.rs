@@ -3,11 +3,13 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bad_input;
 mod exec;
 mod exit_status;
 mod generation;
 mod list;
 mod name;
+mod paths;
 mod people;
 mod refuse;
 mod signals;

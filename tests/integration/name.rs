@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Locker, Payload, Process, SOON, Scene, Signal, as_nobody, lockers, set_mode, state, until,
-    wait_until,
+    End, Locker, MountSpace, Payload, Process, SOON, Scene, Signal, as_nobody, lockers, set_mode,
+    state, until, wait_until,
 };
 
 /// Waits until the file at the path is locked by this process and says so.
@@ -418,8 +418,13 @@ fn a_holder_whose_name_was_taken_stops_with_its_own_code() {
 #[test]
 fn the_watch_costs_nothing() {
     let scene = Scene::new();
-    // Two folders down: what others do in the folder for temporary files is not our affair.
-    let (holder, _) = hold_in_folder(&scene);
+    // Mounts of its own, and away from the folder for temporary files: others are busy there.
+    let space = MountSpace::new(&scene, "mount -t tmpfs tmpfs /mnt");
+    let holder = scene.spawn(space.gateway(
+        Path::new("/mnt/gateway.pid"),
+        ["run", "--", "sleep", "infinity"],
+    ));
+    wait_for_lock(&space.inside(Path::new("/mnt/gateway.pid")), &holder);
     let switches = || -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", holder.pid())).unwrap();
         let count = |name: &str| {

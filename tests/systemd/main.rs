@@ -12,6 +12,7 @@ mod identity;
 mod journal;
 mod notify;
 mod scene;
+mod settings;
 mod shipped;
 mod takeover;
 mod user;
