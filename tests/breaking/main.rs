@@ -1,0 +1,21 @@
+//! Proof by breaking it: every step killed, every call failed, storms, recycled pids, attackers.
+//!
+//! The normal run takes a part of the points; `GATEWAY_TEST_LONG=1` takes all of them. A seed is
+//! printed with every figure, and `GATEWAY_TEST_SEED` repeats it:
+//!
+//! ```text
+//! GATEWAY_TEST_LONG=1 cargo test --test breaking -- --nocapture --test-threads 2
+//! ```
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod canary;
+mod form;
+#[cfg(target_arch = "x86_64")]
+mod kill_sweep;
+mod stage;
+// It puts a call's number and answer into registers, whose places are those of this architecture.
+#[cfg(target_arch = "x86_64")]
+mod trace;
+mod world;
