@@ -149,6 +149,7 @@ pub fn acquire(
         began,
         takeover: Takeover::new(rules),
         asked: Vec::new(),
+        crowded: false,
     };
     seeker.run(description, interrupt, progress)
 }
@@ -159,6 +160,8 @@ struct Seeker<'a> {
     began: Instant,
     takeover: Takeover,
     asked: Vec<Former>,
+    /// The holder that everybody in line waited for has just ended.
+    crowded: bool,
 }
 
 /// What a look at the file gave.
@@ -176,51 +179,77 @@ impl Seeker<'_> {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Outcome> {
         let mut told = Told::default();
-        let mut crowded = false;
         loop {
-            let look = if crowded {
-                self.look_in_a_crowd(interrupt)?
-            } else {
-                look(self.path)?
-            };
-            crowded = false;
-            let step = self
-                .takeover
-                .next(self.began.elapsed(), seen(&look, self.rules.mode));
-            match (step, look) {
-                (Step::Start, Look::Mine { locked, last }) => {
-                    match self.finish(locked, last, description, interrupt, progress)? {
-                        Some(outcome) => return Ok(outcome),
-                        None => continue,
-                    }
+            match self.turn(description, &mut told, interrupt, progress) {
+                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(None) => {}
+                Err(error) if self.must_not_leave() => {
+                    told.trouble(&error);
+                    sleep(
+                        interrupt.descriptor().map(Watched::Readable),
+                        Some(TICK_LATER),
+                    );
                 }
-                (
-                    Step::Ask | Step::Kill,
-                    Look::Held {
-                        who: Sighting::Proven(holder) | Sighting::Ending(holder),
-                        file,
-                    },
-                ) => {
-                    self.signal(step, &holder, &file, progress)?;
-                }
-                (Step::Sleep(until), Look::Held { who, .. }) => {
-                    told.waiting(&who, self.left(until), progress);
-                    self.doze(&who, until, interrupt);
-                    crowded = self.rules.mode == Mode::Wait && has_ended(&who);
-                }
-                (Step::Refuse(refusal), Look::Held { who, .. }) => {
-                    return Ok(Outcome::Refused(Refused::By {
-                        refusal,
-                        who,
-                        asked: self.asked,
-                    }));
-                }
-                _ => {} // Reopen: the descriptor is closed, and the path looked at anew
+                Err(error) => return Err(error),
             }
             if interrupt.interrupted() {
                 return Ok(Outcome::Interrupted { asked: self.asked });
             }
         }
+    }
+
+    /// Looks, decides, does. `None`: not over yet.
+    fn turn(
+        &mut self,
+        description: &Description,
+        told: &mut Told,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Option<Outcome>> {
+        let crowded = std::mem::take(&mut self.crowded);
+        let look = if crowded {
+            self.look_in_a_crowd(interrupt)?
+        } else {
+            look(self.path)?
+        };
+        let step = self
+            .takeover
+            .next(self.began.elapsed(), seen(&look, self.rules.mode));
+        match (step, look) {
+            (Step::Start, Look::Mine { locked, last }) => {
+                self.finish(locked, last, description, interrupt, progress)
+            }
+            (Step::Ask | Step::Kill, Look::Held { who, file }) => {
+                self.signal(step, who, &file, progress)
+            }
+            (Step::Sleep(until), Look::Held { who, .. }) => {
+                told.waiting(&who, self.left(until), progress);
+                self.doze(&who, until, interrupt);
+                self.crowded = self.rules.mode == Mode::Wait && has_ended(&who);
+                Ok(None)
+            }
+            (Step::Refuse(refusal), Look::Held { who, .. }) => Ok(Some(self.refused(refusal, who))),
+            // Reopen: the descriptor is closed, and the path looked at anew.
+            _ => Ok(None),
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal, who: Sighting) -> Outcome {
+        let asked = std::mem::take(&mut self.asked);
+        Outcome::Refused(Refused::By {
+            refusal,
+            who,
+            asked,
+        })
+    }
+
+    /// Somebody was asked to go: to leave at a fault that may pass would leave nobody running.
+    fn must_not_leave(&self) -> bool {
+        let over = self
+            .takeover
+            .deadline()
+            .is_some_and(|deadline| self.began.elapsed() >= deadline);
+        !self.asked.is_empty() && !over
     }
 
     /// Everybody in line was woken by the same end, and one of us has won. To look for it before it
@@ -251,38 +280,47 @@ impl Seeker<'_> {
     fn signal(
         &mut self,
         step: Step,
-        holder: &Holder,
+        who: Sighting,
         file: &OpenFile,
         progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<()> {
-        if step == Step::Ask {
+    ) -> Result<Option<Outcome>> {
+        let (Sighting::Proven(holder) | Sighting::Ending(holder)) = &who else {
+            return Ok(None);
+        };
+        let kill = step == Step::Kill;
+        if !kill {
             // A takeover that cannot work harms nobody: the file must take a record.
             file.check_room(RECORD_ROOM)?;
         }
-        let signal = if step == Step::Ask {
-            Signal::TERM
-        } else {
-            Signal::KILL
-        };
-        if !press(holder, signal)? {
-            self.takeover.take_back();
-            return Ok(());
+        match press(holder, if kill { Signal::KILL } else { Signal::TERM })? {
+            Pressed::Sent => self.tell_pressed(kill, holder, progress),
+            Pressed::Gone => self.takeover.take_back(),
+            Pressed::Forbidden => {
+                return Ok(Some(self.refused(Refusal::Barred(Bar::NotPermitted), who)));
+            }
         }
-        if step == Step::Ask {
+        Ok(None)
+    }
+
+    fn tell_pressed(
+        &mut self,
+        kill: bool,
+        holder: &Holder,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) {
+        if !kill {
             self.asked.push(former(holder));
             let kill_after = self.rules.kill_after(budget(holder));
-            progress(Progress::Asked { holder, kill_after });
-        } else {
-            if let Some(asked) = self
-                .asked
-                .iter_mut()
-                .rfind(|asked| asked.pid == holder.pid())
-            {
-                asked.killed = true;
-            }
-            progress(Progress::Killed { holder });
+            return progress(Progress::Asked { holder, kill_after });
         }
-        Ok(())
+        if let Some(asked) = self
+            .asked
+            .iter_mut()
+            .rfind(|asked| asked.pid == holder.pid())
+        {
+            asked.killed = true;
+        }
+        progress(Progress::Killed { holder });
     }
 
     fn doze(&self, who: &Sighting, until: Option<Duration>, interrupt: &mut dyn Interrupt) {
@@ -467,18 +505,37 @@ fn bar(holder: &Holder, mode: Mode) -> Option<Bar> {
     (mode != Mode::Wait && !holder.may_be_signalled()).then_some(Bar::NotPermitted)
 }
 
-/// Sends a proven holder a signal, and wakes it if it is stopped. `false`: it holds no more.
+/// What became of a signal to a holder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pressed {
+    /// It was sent.
+    Sent,
+    /// The process does not hold any more, and nothing was sent.
+    Gone,
+    /// It is not ours to signal.
+    Forbidden,
+}
+
+/// Sends a proven holder a signal, and wakes it if it is stopped.
 ///
 /// # Errors
-/// The system refuses (it was allowed when it was looked at).
-pub fn press(holder: &Holder, signal: Signal) -> Result<bool> {
-    let sent = holder.signal(signal).map_err(|error| {
-        Error::system(format!("cannot send {signal} to pid {}", holder.pid())).because(error)
-    })?;
-    if sent && signal != Signal::KILL {
-        holder.wake_if_stopped();
+/// The system refuses, for another reason than permission.
+pub fn press(holder: &Holder, signal: Signal) -> Result<Pressed> {
+    match holder.signal(signal) {
+        Ok(true) => {
+            if signal != Signal::KILL {
+                holder.wake_if_stopped();
+            }
+            Ok(Pressed::Sent)
+        }
+        Ok(false) => Ok(Pressed::Gone),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Ok(Pressed::Forbidden)
+        }
+        Err(error) => Err(
+            Error::system(format!("cannot send {signal} to pid {}", holder.pid())).because(error),
+        ),
     }
-    Ok(sent)
 }
 
 /// What is worth keeping of a holder that was asked.
@@ -506,9 +563,16 @@ fn pidfd_of(who: &Sighting) -> Option<BorrowedFd<'_>> {
 struct Told {
     whom: Option<Option<Pid>>,
     at: Option<Instant>,
+    in_trouble: bool,
 }
 
 impl Told {
+    fn trouble(&mut self, error: &Error) {
+        if !std::mem::replace(&mut self.in_trouble, true) {
+            log::warn!("{error}; trying again, because the holder was asked to stop already");
+        }
+    }
+
     fn waiting(
         &mut self,
         who: &Sighting,

@@ -11,7 +11,7 @@
 //! Device numbers printed in `/proc` differ from `stat`'s on btrfs and others, and are only ever
 //! compared with each other.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -156,6 +156,14 @@ impl Holder {
         if Stat::of(self.pid()).is_some_and(|stat| stat.is_stopped()) && self.still_holds() {
             let _ = self.pinned.signal(Signal::CONT);
         }
+    }
+
+    /// Whether it certainly holds no more: it has ended, or its descriptors can be read and none has
+    /// the lock. That it could not be looked at just now is no such thing.
+    #[must_use]
+    pub fn has_let_go(&self) -> bool {
+        let without = || descriptor_with_lock(self.pid(), self.file) == Descriptors::NotLocked;
+        self.pinned.exited() || self.way == Way::Descriptor && without()
     }
 
     /// The proof, made again from the start.
@@ -347,24 +355,27 @@ fn descriptor_with_lock(pid: Pid, file: FileId) -> Descriptors {
         return Descriptors::Unreadable;
     };
     let mut answer = Descriptors::NotLocked;
-    for fd in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
-        if !has_exclusive_flock(pid, &fd) {
-            continue;
-        }
-        match FileId::at(Path::new(&format!("/proc/{pid}/fd/{fd}"))) {
-            Ok(id) if id == file => return Descriptors::Locked,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                answer = Descriptors::Unreadable
-            }
-            Ok(_) | Err(_) => {}
+    for entry in entries {
+        match entry.and_then(|entry| is_locked_file(pid, &entry.file_name(), file)) {
+            Ok(true) => return Descriptors::Locked,
+            // Closed since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => answer = Descriptors::Unreadable,
+            Ok(false) => {}
         }
     }
     answer
 }
 
-fn has_exclusive_flock(pid: Pid, fd: &str) -> bool {
-    process::read_bounded(&format!("/proc/{pid}/fdinfo/{fd}"), 64 * 1024)
-        .is_ok_and(|text| fdinfo_has_exclusive_flock(&text))
+fn is_locked_file(pid: Pid, fd: &OsStr, file: FileId) -> io::Result<bool> {
+    let fd = fd.to_string_lossy();
+    Ok(has_exclusive_flock(pid, &fd)?
+        && FileId::at(Path::new(&format!("/proc/{pid}/fd/{fd}")))? == file)
+}
+
+fn has_exclusive_flock(pid: Pid, fd: &str) -> io::Result<bool> {
+    let text = process::read_bounded(&format!("/proc/{pid}/fdinfo/{fd}"), 64 * 1024)?;
+    Ok(fdinfo_has_exclusive_flock(&text))
 }
 
 /// Whether the text of a `fdinfo` file has a line like
@@ -511,7 +522,7 @@ pub fn files_held_by(pid: Pid) -> impl Iterator<Item = Held> {
         let through = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
         // Sockets, pipes and the like have no path; asking for it is cheap and touches nothing.
         let link = std::fs::read_link(&through).ok()?;
-        if !link.is_absolute() || link.starts_with("/dev") || !has_exclusive_flock(pid, &fd) {
+        if !link.is_absolute() || link.starts_with("/dev") || !has_exclusive_flock(pid, &fd).ok()? {
             return None;
         }
         let metadata = rustix::fs::stat(&through).ok()?;

@@ -256,8 +256,15 @@ impl Payload {
 
     /// Signals the first process, through its pidfd.
     pub fn signal(&self, signal: Signal) {
-        // ESRCH: it ended in this instant. EPERM: it changed its user; the manual says so.
-        let _ = self.pinned.signal(signal);
+        // It may have ended in this instant, or have become somebody whom we may not signal.
+        if let Err(error) = self.pinned.signal(signal)
+            && error.raw_os_error() != Some(libc::ESRCH)
+        {
+            log::warn!(
+                "cannot send {signal} to COMMAND, pid {}: {error}",
+                self.pid()
+            );
+        }
     }
 
     /// Everything that descends from it, except what we had before.

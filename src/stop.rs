@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::acquire::{self, Former, Progress, Refused};
+use crate::acquire::{self, Former, Pressed, Progress, Refused};
 use crate::holder::{Holder, Locker, Sighting};
 use crate::lock::{OpenFile, Try};
 use crate::process::{Pid, Signal};
 use crate::record::{self, Asker, Contents, End, Reason, Record, Timestamp};
 use crate::survivors::{self, Run, Swept};
-use crate::takeover::{Mode, Rules, START_PATIENCE, Seen, Step, Takeover};
+use crate::takeover::{Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Step, Takeover};
 use crate::view::{self, State, View};
 use crate::wait::{Interrupt, Watched, sleep};
 use crate::{Result, process};
@@ -131,22 +131,18 @@ impl Stopper {
         };
         let target = acquire::former(holder);
         let mut told = None;
-        while !holder.has_ended() && holder.still_holds() {
+        while !holder.has_let_go() {
             let standing = acquire::standing(who, Mode::Stop);
-            match self
+            let step = self
                 .takeover
-                .next(self.began.elapsed(), Seen::Held(standing))
-            {
-                Step::Ask => self.ask(holder, progress)?,
-                Step::Kill => self.kill(holder, progress)?,
-                Step::Refuse(refusal) => {
-                    let who = again(holder);
-                    return Ok(Stopped::Refused(Refused::By {
-                        refusal,
-                        who,
-                        asked: self.asked.take().into_iter().collect(),
-                    }));
+                .next(self.began.elapsed(), Seen::Held(standing));
+            match step {
+                Step::Ask | Step::Kill => {
+                    if self.press(step, holder, progress)? {
+                        return Ok(self.refused(Refusal::Barred(Bar::NotPermitted), holder));
+                    }
                 }
+                Step::Refuse(refusal) => return Ok(self.refused(refusal, holder)),
                 Step::Sleep(until) => {
                     let elapsed = self.began.elapsed();
                     let left = until.map(|until| until.saturating_sub(elapsed));
@@ -174,25 +170,43 @@ impl Stopper {
         self.finish(target, path, interrupt, progress)
     }
 
-    fn ask(&mut self, holder: &Holder, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
-        if acquire::press(holder, Signal::TERM)? {
-            self.asked = Some(acquire::former(holder));
-            let kill_after = self
-                .rules
-                .kill_after(holder.record().and_then(|record| record.stop_timeout));
-            progress(Progress::Asked { holder, kill_after });
-        }
-        Ok(())
+    fn refused(&mut self, refusal: Refusal, holder: &Holder) -> Stopped {
+        let asked = self.asked.take().into_iter().collect();
+        Stopped::Refused(Refused::By {
+            refusal,
+            who: again(holder),
+            asked,
+        })
     }
 
-    fn kill(&mut self, holder: &Holder, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
-        if acquire::press(holder, Signal::KILL)? {
-            if let Some(asked) = &mut self.asked {
-                asked.killed = true;
+    /// Sends TERM or KILL. `true`: it is not ours to signal.
+    fn press(
+        &mut self,
+        step: Step,
+        holder: &Holder,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<bool> {
+        let kill = step == Step::Kill;
+        match acquire::press(holder, if kill { Signal::KILL } else { Signal::TERM })? {
+            Pressed::Sent if kill => {
+                if let Some(asked) = &mut self.asked {
+                    asked.killed = true;
+                }
+                progress(Progress::Killed { holder });
             }
-            progress(Progress::Killed { holder });
+            Pressed::Sent => {
+                self.asked = Some(acquire::former(holder));
+                let budget = holder.record().and_then(|record| record.stop_timeout);
+                progress(Progress::Asked {
+                    holder,
+                    kill_after: self.rules.kill_after(budget),
+                });
+            }
+            // Nobody heard anything: who is not asked is not killed later, either.
+            Pressed::Gone => self.takeover.take_back(),
+            Pressed::Forbidden => return Ok(true),
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The holder is gone. If it could not say so itself, its payload is ended here, without the
