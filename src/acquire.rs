@@ -32,9 +32,6 @@ const EARLY: Duration = Duration::from_secs(1);
 /// How long a crowd leaves the winner alone.
 const CROWD: Duration = Duration::from_millis(200);
 
-/// What a record needs at the most, for asking whether there is room.
-const RECORD_ROOM: u64 = 4096;
-
 /// What happens while the lock is sought, for whoever tells people.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -220,7 +217,7 @@ impl Seeker<'_> {
                 self.finish(locked, last, description, interrupt, progress)
             }
             (Step::Ask | Step::Kill, Look::Held { who, file }) => {
-                self.signal(step, who, &file, progress)
+                self.signal(step, who, &file, description, progress)
             }
             (Step::Sleep(until), Look::Held { who, .. }) => {
                 told.waiting(&who, self.left(until), progress);
@@ -282,6 +279,7 @@ impl Seeker<'_> {
         step: Step,
         who: Sighting,
         file: &OpenFile,
+        description: &Description,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Option<Outcome>> {
         let (Sighting::Proven(holder) | Sighting::Ending(holder)) = &who else {
@@ -290,7 +288,7 @@ impl Seeker<'_> {
         let kill = step == Step::Kill;
         if !kill {
             // A takeover that cannot work harms nobody: the file must take a record.
-            file.check_room(RECORD_ROOM)?;
+            file.check_room(description.room(file))?;
         }
         match press(holder, if kill { Signal::KILL } else { Signal::TERM })? {
             Pressed::Sent => self.tell_pressed(kill, holder, progress),

@@ -86,6 +86,24 @@ impl Description {
     }
 }
 
+impl Description {
+    /// How many bytes the record may come to, with the command in it.
+    #[must_use]
+    pub fn room(&self, file: &OpenFile) -> u64 {
+        let argv = record::command_line(&self.argv);
+        let payload = Payload {
+            pid: self.stat.pid,
+            start_time: self.stat.start_time,
+            argv,
+        };
+        let record = Record {
+            payload: Some(payload),
+            ..self.record(file, &Contents::Empty)
+        };
+        record.encode().len() as u64
+    }
+}
+
 fn host_name() -> OsString {
     use std::os::unix::ffi::OsStringExt;
     OsString::from_vec(rustix::system::uname().nodename().to_bytes().to_vec())

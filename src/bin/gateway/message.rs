@@ -111,14 +111,7 @@ fn dated(text: &str) -> String {
 
 /// One line; in the journal with its priority (sd-daemon(3)) and without our name, which it knows.
 fn line(journal: bool, level: Level, text: &str) -> String {
-    let mut text = text.replace('\n', " ");
-    if text.len() > LONGEST {
-        let cut = (0..=LONGEST)
-            .rev()
-            .find(|at| text.is_char_boundary(*at))
-            .unwrap_or(0);
-        text.truncate(cut);
-    }
+    let text = shortened(&text.replace('\n', " "));
     if !journal {
         return format!("gateway: {text}\n");
     }
@@ -129,6 +122,22 @@ fn line(journal: bool, level: Level, text: &str) -> String {
         Level::Debug | Level::Trace => 7,
     };
     format!("<{priority}>{text}\n")
+}
+
+/// Fit for one write: a long path loses its middle, not the advice behind it.
+fn shortened(text: &str) -> String {
+    if text.len() <= LONGEST {
+        return text.to_owned();
+    }
+    let half = LONGEST / 2;
+    let head = (0..=half)
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
+    let tail = (text.len() - half..)
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(text.len());
+    format!("{}…{}", &text[..head], &text[tail..])
 }
 
 /// Whether stderr is the journal's stream: `$JOURNAL_STREAM` names its device and inode.
@@ -177,6 +186,11 @@ mod tests {
         assert_eq!(line(true, Level::Error, "x\ny"), "<3>x y\n");
         assert_eq!(line(true, Level::Info, "x"), "<6>x\n");
         assert_eq!(line(false, Level::Error, "x"), "gateway: x\n");
-        assert!(line(false, Level::Warn, &"ä".repeat(4000)).len() < 4096);
+        let long = line(
+            false,
+            Level::Warn,
+            &format!("{}; do this", "ä".repeat(4000)),
+        );
+        assert!(long.len() < 4096 && long.ends_with("; do this\n"));
     }
 }
