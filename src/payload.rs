@@ -173,7 +173,6 @@ fn run_ids(outer: Option<OsString>, own: &str) -> OsString {
 pub struct Payload {
     pinned: Pinned,
     start_time: u64,
-    shares_our_group: bool,
     heard_nothing: bool,
     not_ours: Vec<Pid>,
 }
@@ -224,7 +223,6 @@ impl Payload {
         Ok(Some(Self {
             pinned,
             start_time,
-            shares_our_group: terminal,
             heard_nothing,
             not_ours,
         }))
@@ -242,10 +240,11 @@ impl Payload {
         self.start_time
     }
 
-    /// Whether the terminal's driver sends it what it sends us.
+    /// Whether the terminal's driver sends it what it sends us, now: it may leave our group.
     #[must_use]
     pub fn shares_our_group(&self) -> bool {
-        self.shares_our_group
+        let theirs = rustix::process::getpgid(Some(self.pinned.pid().raw()));
+        theirs.is_ok_and(|theirs| theirs == rustix::process::getpgrp())
     }
 
     /// Whether a key was pressed so early that it may not have heard of it.

@@ -45,7 +45,7 @@ impl Pid {
         self.0
     }
 
-    fn raw(self) -> rustix::process::Pid {
+    pub(crate) fn raw(self) -> rustix::process::Pid {
         rustix::process::Pid::from_raw(self.0).expect("a Pid is positive")
     }
 }

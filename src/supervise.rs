@@ -131,6 +131,17 @@ pub enum Action {
     Finish,
 }
 
+/// Where a signal came from, as far as it matters to the payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// A process.
+    Somebody,
+    /// A key was pressed, and the payload's first process has not heard of it.
+    Terminal,
+    /// A key was pressed, and the first process is in the foreground group like us.
+    TerminalToAll,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Running,
@@ -145,8 +156,6 @@ pub struct Course {
     stop_signal: Option<Signal>,
     stop_timeout: Limit,
     terminal: bool,
-    /// The terminal's driver sends the payload what it sends us.
-    shared: bool,
     command: bool,
     phase: Phase,
     due: Option<Duration>,
@@ -155,12 +164,11 @@ pub struct Course {
 impl Course {
     /// A command that runs (or none).
     #[must_use]
-    pub fn new(rules: &Rules, command: bool, shared: bool) -> Self {
+    pub fn new(rules: &Rules, command: bool) -> Self {
         Self {
             stop_signal: rules.stop_signal,
             stop_timeout: rules.stop_timeout,
             terminal: rules.terminal,
-            shared,
             command,
             phase: Phase::Running,
             due: None,
@@ -185,9 +193,9 @@ impl Course {
         matches!(signal, Signal::TERM | Signal::INT) || signal == Signal::HUP && self.terminal
     }
 
-    /// A signal came. `by_terminal`: the terminal's driver sent it to the whole foreground group.
-    pub fn signal(&mut self, now: Duration, signal: Signal, by_terminal: bool) -> Action {
-        let heard = by_terminal && self.shared;
+    /// A signal came, from somebody or from the terminal's driver.
+    pub fn signal(&mut self, now: Duration, signal: Signal, from: From) -> Action {
+        let (by_terminal, heard) = (from != From::Somebody, from == From::TerminalToAll);
         if !self.stops(signal) {
             let keys = matches!(signal, Signal::QUIT | Signal::WINCH);
             return if heard && keys || !self.command {
@@ -289,8 +297,7 @@ pub fn supervise(
             return Err(error);
         }
     };
-    let shared = payload.as_ref().is_some_and(Payload::shares_our_group);
-    let course = Course::new(rules, payload.is_some(), shared);
+    let course = Course::new(rules, payload.is_some());
     let mut watch = Watch {
         claim,
         payload,
@@ -400,10 +407,9 @@ impl Watch {
     }
 
     fn arrived(&mut self, arrival: Arrival, attendant: &mut dyn Attendant) -> Turn {
-        let early = self.payload.as_ref().is_some_and(Payload::heard_nothing);
-        let by_terminal = arrival.origin == Origin::Kernel && !early;
+        let from = self.from(arrival.origin);
         let stops = self.course.stops(arrival.signal) && !self.course.is_ending();
-        let action = self.course.signal(self.now(), arrival.signal, by_terminal);
+        let action = self.course.signal(self.now(), arrival.signal, from);
         self.act(action, attendant);
         if stops {
             self.note_stop(arrival, attendant);
@@ -412,6 +418,16 @@ impl Watch {
             Turn::Over
         } else {
             Turn::GoOn
+        }
+    }
+
+    fn from(&self, origin: Origin) -> From {
+        match &self.payload {
+            _ if origin != Origin::Kernel => From::Somebody,
+            // A key that was pressed before the fork looks like anybody's signal: it is passed on.
+            Some(payload) if payload.heard_nothing() => From::Somebody,
+            Some(payload) if payload.shares_our_group() => From::TerminalToAll,
+            _ => From::Terminal,
         }
     }
 
@@ -688,7 +704,7 @@ mod tests {
     }
 
     fn course(terminal: bool) -> Course {
-        Course::new(&rules(terminal), true, terminal)
+        Course::new(&rules(terminal), true)
     }
 
     const NOW: Duration = Duration::from_secs(1);
@@ -698,12 +714,15 @@ mod tests {
     fn term_begins_a_stop_and_a_second_one_changes_nothing() {
         let mut course = course(false);
         assert_eq!(
-            course.signal(NOW, Signal::TERM, false),
+            course.signal(NOW, Signal::TERM, From::Somebody),
             Action::Stop {
                 send: Some(Signal::TERM)
             }
         );
-        assert_eq!(course.signal(NOW, Signal::TERM, false), Action::Nothing);
+        assert_eq!(
+            course.signal(NOW, Signal::TERM, From::Somebody),
+            Action::Nothing
+        );
         assert_eq!(course.time(NOW), Action::Nothing);
         assert_eq!(course.time(LATER), Action::KillAll);
         assert_eq!(course.first_gone(LATER, false), Action::Finish);
@@ -717,10 +736,9 @@ mod tests {
                 ..rules(true)
             },
             true,
-            true,
         );
         assert_eq!(
-            course.signal(NOW, Signal::INT, true),
+            course.signal(NOW, Signal::INT, From::TerminalToAll),
             Action::Stop {
                 send: Some(Signal::QUIT)
             }
@@ -731,18 +749,24 @@ mod tests {
     fn ctrl_c_is_not_doubled_and_a_second_one_kills() {
         let mut course = course(true);
         assert_eq!(
-            course.signal(NOW, Signal::INT, true),
+            course.signal(NOW, Signal::INT, From::TerminalToAll),
             Action::Stop { send: None }
         );
-        assert_eq!(course.signal(NOW, Signal::INT, false), Action::Nothing);
-        assert_eq!(course.signal(NOW, Signal::INT, true), Action::KillAll);
+        assert_eq!(
+            course.signal(NOW, Signal::INT, From::Somebody),
+            Action::Nothing
+        );
+        assert_eq!(
+            course.signal(NOW, Signal::INT, From::TerminalToAll),
+            Action::KillAll
+        );
     }
 
     #[test]
     fn an_interrupt_from_a_process_is_passed_on() {
         let mut course = course(true);
         assert_eq!(
-            course.signal(NOW, Signal::INT, false),
+            course.signal(NOW, Signal::INT, From::Somebody),
             Action::Stop {
                 send: Some(Signal::INT)
             }
@@ -752,13 +776,13 @@ mod tests {
     #[test]
     fn hangup_stops_with_a_terminal_and_reloads_without() {
         assert_eq!(
-            course(true).signal(NOW, Signal::HUP, false),
+            course(true).signal(NOW, Signal::HUP, From::Somebody),
             Action::Stop {
                 send: Some(Signal::HUP)
             }
         );
         assert_eq!(
-            course(false).signal(NOW, Signal::HUP, false),
+            course(false).signal(NOW, Signal::HUP, From::Somebody),
             Action::PassOn(Signal::HUP)
         );
     }
@@ -766,9 +790,18 @@ mod tests {
     #[test]
     fn keys_reach_the_payload_once() {
         for key in [Signal::QUIT, Signal::WINCH] {
-            assert_eq!(course(true).signal(NOW, key, true), Action::Nothing);
-            assert_eq!(course(true).signal(NOW, key, false), Action::PassOn(key));
-            assert_eq!(course(false).signal(NOW, key, false), Action::PassOn(key));
+            assert_eq!(
+                course(true).signal(NOW, key, From::TerminalToAll),
+                Action::Nothing
+            );
+            assert_eq!(
+                course(true).signal(NOW, key, From::Somebody),
+                Action::PassOn(key)
+            );
+            assert_eq!(
+                course(false).signal(NOW, key, From::Somebody),
+                Action::PassOn(key)
+            );
         }
     }
 
@@ -780,7 +813,7 @@ mod tests {
         assert_eq!(unasked.time(Duration::from_secs(6)), Action::KillAll);
         assert_eq!(unasked.time(Duration::from_secs(7)), Action::KillAll);
         let mut late = course(false);
-        late.signal(NOW, Signal::TERM, false);
+        late.signal(NOW, Signal::TERM, From::Somebody);
         assert_eq!(
             late.first_gone(Duration::from_secs(29), true),
             Action::AskRest
@@ -790,9 +823,15 @@ mod tests {
 
     #[test]
     fn without_a_command_an_ordered_stop_is_the_end() {
-        let mut course = Course::new(&rules(false), false, false);
-        assert_eq!(course.signal(NOW, Signal::HUP, false), Action::Nothing);
-        assert_eq!(course.signal(NOW, Signal::TERM, false), Action::Finish);
+        let mut course = Course::new(&rules(false), false);
+        assert_eq!(
+            course.signal(NOW, Signal::HUP, From::Somebody),
+            Action::Nothing
+        );
+        assert_eq!(
+            course.signal(NOW, Signal::TERM, From::Somebody),
+            Action::Finish
+        );
     }
 
     #[test]
@@ -803,9 +842,8 @@ mod tests {
                 ..rules(false)
             },
             true,
-            false,
         );
-        course.signal(NOW, Signal::TERM, false);
+        course.signal(NOW, Signal::TERM, From::Somebody);
         assert_eq!(course.time(Duration::from_secs(1_000_000)), Action::Nothing);
     }
 }
