@@ -1,0 +1,493 @@
+//! Whatever cannot be used gets one sentence, with the path and what to do; nothing is lost by it.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::{
+    End, Footprint, MountSpace, Output, SOON, Scene, as_nobody, need, set_mode, wait_until,
+};
+
+/// Runs every command that would use the file; each must refuse, quickly, in one line that has
+/// the path, and no command may run.
+#[track_caller]
+fn assert_unusable(scene: &Scene, path: &Path, why: &str) {
+    let with = |words: &[&str]| {
+        let mut command = scene.bare(["-f"]);
+        command.arg(path).args(words);
+        scene.finish_command(command)
+    };
+    for words in [
+        &["run", "--", "touch", "ran"][..],
+        &["run", "--replace", "--", "touch", "ran"],
+        &["run", "--wait", "--", "touch", "ran"],
+    ] {
+        let output = with(words);
+        assert_eq!(output.end, End::Code(83), "{why}: {output:?}");
+        assert_sentence(&output, path, why);
+    }
+    let stop = with(&["stop"]);
+    assert_eq!(stop.end, End::Code(83), "{why}: {stop:?}");
+    assert_sentence(&stop, path, why);
+    let status = with(&["status"]);
+    assert_eq!(status.end, End::Code(4), "{why}: {status:?}");
+    assert_sentence(&status, path, why);
+    assert!(!scene.path("ran").exists(), "{why}");
+}
+
+#[track_caller]
+fn assert_sentence(output: &Output, path: &Path, why: &str) {
+    assert_eq!(output.stderr.lines().count(), 1, "{why}: {output:?}");
+    assert!(output.stderr.starts_with("gateway: "), "{why}: {output:?}");
+    let name = path
+        .file_name()
+        .unwrap_or(path.as_os_str())
+        .to_str()
+        .unwrap();
+    assert!(output.stderr.contains(name), "{why}: {output:?}");
+    assert!(output.took < Duration::from_secs(1), "{why}: {output:?}");
+}
+
+/// wolfSSL/wolfssh#1074: root truncated the link's target; a FIFO blocked the daemon for ever.
+#[test]
+fn anything_but_a_regular_file_is_refused() {
+    let scene = Scene::new();
+    fs::write(scene.path("target"), "precious").unwrap();
+    symlink(scene.path("target"), scene.path("link")).unwrap();
+    symlink(scene.path("nothing"), scene.path("dangling")).unwrap();
+    fs::create_dir(scene.path("folder")).unwrap();
+    let mut mkfifo = scene.command("mkfifo");
+    mkfifo.arg("fifo");
+    scene.finish_command(mkfifo).assert_code(0);
+    let _socket = std::os::unix::net::UnixListener::bind(scene.path("socket")).unwrap();
+    for name in ["link", "dangling", "folder", "fifo", "socket"] {
+        assert_unusable(&scene, &scene.path(name), name);
+    }
+    assert_unusable(&scene, Path::new("/dev/null"), "a device");
+    assert_eq!(
+        fs::read_to_string(scene.path("target")).unwrap(),
+        "precious"
+    );
+    assert!(!scene.path("nothing").exists());
+    assert!(
+        fs::metadata(scene.path("fifo"))
+            .unwrap()
+            .file_type()
+            .is_fifo()
+    );
+}
+
+/// A mistyped path must not cost a program.
+#[test]
+fn a_file_that_no_pid_file_looks_like_is_refused() {
+    let scene = Scene::new();
+    let program = scene.path("program");
+    scene.script(&program, "#!/bin/sh\n");
+    let large = scene.path("large");
+    fs::write(&large, vec![b'x'; 64 * 1024 + 1]).unwrap();
+    for path in [&program, &large] {
+        let before = Footprint::of(path);
+        assert_unusable(&scene, path, "no pid file looks like that");
+        assert_eq!(Footprint::of(path), before);
+    }
+}
+
+#[test]
+fn paths_that_lead_nowhere_are_refused() {
+    let scene = Scene::new();
+    fs::write(scene.path("file"), "").unwrap();
+    // Nothing can be held there, and nothing can be started.
+    let mut command = scene.bare(["-f", "file/gateway.pid"]);
+    command.args(["run", "--", "true"]);
+    let output = scene.finish_command(command);
+    output.assert_code(83);
+    assert_sentence(
+        &output,
+        &scene.path("file/gateway.pid"),
+        "a file for a folder",
+    );
+    assert_unusable(&scene, &scene.path("x".repeat(300)), "a name too long");
+    let deep = scene.path(format!("{}gateway.pid", "d/".repeat(2100)));
+    let mut command = scene.bare(["-f"]);
+    command.arg(deep).args(["run", "--", "true"]);
+    let output = scene.finish_command(command);
+    output.assert_code(83).assert_one_line();
+    let empty = scene.bare(["-f", "", "run", "--", "true"]);
+    scene
+        .finish_command(empty)
+        .assert_code(2)
+        .assert_says("--pid-file");
+    let folder = scene.bare(["-f", "folder/", "run", "--", "true"]);
+    let output = scene.finish_command(folder);
+    output
+        .assert_code(83)
+        .assert_one_line()
+        .assert_says("did you mean");
+}
+
+#[test]
+fn missing_folders_are_made() {
+    let scene = Scene::new();
+    let command = scene.bare(["-f", "a/b/c/gateway.pid", "run", "--", "true"]);
+    scene.finish_command(command).assert_code(0);
+    assert!(scene.path("a/b/c/gateway.pid").exists());
+}
+
+/// NousResearch/hermes-agent#42685: one run as root locked every later user out, without a word.
+#[test]
+fn a_file_of_another_user_is_named_with_its_owner() {
+    let scene = Scene::for_everybody();
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    let before = scene.footprint();
+    for words in [
+        &["run", "--", "true"][..],
+        &["run", "--replace", "--", "true"],
+        &["stop"],
+    ] {
+        let output = scene.finish_command(as_nobody(&scene, &scene.gateway(words)));
+        output.assert_code(83).assert_one_line();
+        output.assert_says(scene.pid_file().to_str().unwrap());
+        output.assert_says("root").assert_says("0600");
+    }
+    assert_eq!(scene.footprint(), before);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let scene = Scene::for_everybody();
+    let command = scene.bare(["-f", "new/gateway.pid", "run", "--", "true"]);
+    let output = scene.finish_command(as_nobody(&scene, &command));
+    output
+        .assert_code(83)
+        .assert_one_line()
+        .assert_says("ermission denied");
+    output.assert_says(scene.path("new").to_str().unwrap());
+    assert!(!scene.path("new").exists());
+}
+
+/// thin-edge/thin-edge.io#1740: O_CREAT on somebody's file in a sticky folder fails even for root.
+#[test]
+fn a_foreign_file_in_a_sticky_folder_can_be_locked_by_root() {
+    let scene = Scene::for_everybody();
+    fs::create_dir(scene.path("sticky")).unwrap();
+    set_mode(&scene.path("sticky"), 0o1777);
+    let run = || scene.bare(["-f", "sticky/gateway.pid", "run", "--", "true"]);
+    scene
+        .finish_command(as_nobody(&scene, &run()))
+        .assert_code(0);
+    scene.finish_command(run()).assert_code(0);
+}
+
+#[test]
+fn a_read_only_file_system_is_named() {
+    let scene = Scene::new();
+    fs::create_dir(scene.path("ro")).unwrap();
+    fs::write(scene.path("ro/gateway.pid"), "").unwrap();
+    let mount = format!(
+        "mount --bind '{0}' '{0}'\nmount -o remount,ro,bind '{0}'",
+        scene.path("ro").display()
+    );
+    let space = MountSpace::new(&scene, &mount);
+    for file in ["ro/gateway.pid", "ro/new.pid"] {
+        let output =
+            scene.finish_command(space.gateway(&scene.path(file), ["run", "--", "touch", "ran"]));
+        output
+            .assert_code(83)
+            .assert_one_line()
+            .assert_says("ead-only");
+    }
+    assert!(!scene.path("ran").exists());
+}
+
+/// rhandom/perl-net-server#15: no room for the record means no payload.
+#[test]
+fn a_full_disk_starts_nothing() {
+    let scene = Scene::new();
+    let space = MountSpace::tmpfs(&scene, "small", "size=16k");
+    let file = scene.path("small/gateway.pid");
+    fs::write(space.inside(&file), "").unwrap();
+    let filler = space.inside(&scene.path("small/filler"));
+    let _ = fs::write(&filler, vec![1; 64 * 1024]);
+    let run = |words: &[&str]| scene.finish_command(space.gateway(&file, words));
+    for words in [
+        &["run", "--", "touch", "ran"][..],
+        &["run", "--replace", "--", "touch", "ran"],
+    ] {
+        run(words)
+            .assert_code(83)
+            .assert_one_line()
+            .assert_says("o space")
+            .assert_says("gateway.pid");
+    }
+    assert!(!scene.path("ran").exists());
+    fs::remove_file(&filler).unwrap();
+    run(&["run", "--", "true"]).assert_code(0);
+}
+
+/// With `--replace`, the full disk is noticed before the holder is asked.
+#[test]
+fn a_full_disk_harms_no_holder() {
+    let scene = Scene::new();
+    let space = MountSpace::tmpfs(&scene, "small", "size=16k");
+    let file = scene.path("small/gateway.pid");
+    let mut holder = scene.spawn(space.gateway(&file, ["run", "--", "sleep", "infinity"]));
+    wait_until("it holds", SOON, || {
+        let bytes = fs::read(space.inside(&file)).unwrap_or_default();
+        bytes.windows(9).any(|word| word == b"\"payload\"")
+    });
+    let _ = fs::write(
+        space.inside(&scene.path("small/filler")),
+        vec![1; 64 * 1024],
+    );
+    // A record that needs more room than the holder's: its blanks are written as `\u0020`.
+    let blanks = " ".repeat(1700);
+    let mut words = vec!["run", "--replace", "--timeout", "3", "--kill-after", "1"];
+    words.extend(["--", "true", &blanks]);
+    let output = scene.finish_command(space.gateway(&file, words));
+    output
+        .assert_code(83)
+        .assert_one_line()
+        .assert_says("o space");
+    assert!(holder.is_running());
+    let status = scene.finish_command(space.gateway(&file, ["status"]));
+    status.assert_code(0);
+}
+
+/// Every error of the lock but "held" ends the start: without a lock, nothing runs.
+#[test]
+fn a_file_system_that_cannot_lock_starts_nothing() {
+    need("strace", "strace");
+    let scene = Scene::new();
+    for error in ["ENOLCK", "EBADF", "EINVAL", "EOPNOTSUPP", "ENOSYS", "EIO"] {
+        let mut command = scene.command("strace");
+        command.args(["-f", "-o", "/dev/null", "-e", "trace=flock", "-e"]);
+        command
+            .arg(format!("inject=flock:error={error}"))
+            .arg("--")
+            .arg(scene.program());
+        command.args(["-f", "gateway.pid", "run", "--", "touch", "ran"]);
+        let output = scene.finish_command(command);
+        output.assert_code(83).assert_one_line();
+        output.assert_says("cannot lock").assert_says("gateway.pid");
+        assert!(!scene.path("ran").exists(), "{error}");
+    }
+}
+
+#[test]
+fn an_interrupted_lock_is_tried_again() {
+    need("strace", "strace");
+    let scene = Scene::new();
+    let mut command = scene.command("strace");
+    command.args(["-f", "-o", "/dev/null", "-e", "trace=flock"]);
+    command
+        .args(["-e", "inject=flock:error=EINTR:when=1..3", "--"])
+        .arg(scene.program());
+    command.args(["-f", "gateway.pid", "run", "--", "true"]);
+    scene.finish_command(command).assert_code(0);
+}
+
+// ---------------------------------------------------------------- commands
+
+#[test]
+fn commands_that_cannot_run_have_their_codes() {
+    let scene = Scene::new();
+    fs::write(scene.path("text"), "").unwrap();
+    fs::create_dir(scene.path("folder")).unwrap();
+    for (command, code) in [
+        ("no-such-command", 127),
+        ("./no-such-file", 127),
+        ("text/below-a-file", 127),
+        ("", 127),
+        ("./text", 126),
+        ("./folder", 126),
+    ] {
+        let output = scene.finish(["run", "--", command]);
+        output
+            .assert_code(code)
+            .assert_one_line()
+            .assert_says(command);
+        assert!(
+            !scene.pid_file().exists(),
+            "not even the file is made: {command:?}"
+        );
+    }
+}
+
+#[test]
+fn a_missing_interpreter_is_named() {
+    let scene = Scene::new();
+    scene.script(&scene.path("script"), "#!/no/such/interpreter\n");
+    let output = scene.finish(["run", "--", "./script"]);
+    output
+        .assert_code(126)
+        .assert_one_line()
+        .assert_says("./script")
+        .assert_says("interpreter");
+}
+
+/// What a shell would run, we run: a script without a first line is a shell's own affair.
+#[test]
+fn a_script_without_an_interpreter_is_not_guessed_at() {
+    let scene = Scene::new();
+    scene.script(&scene.path("script"), "echo hello\n");
+    let output = scene.finish(["run", "--", "./script"]);
+    assert!(matches!(output.end, End::Code(0 | 126)), "{output:?}");
+    if output.end == End::Code(126) {
+        output.assert_one_line().assert_says("./script");
+    }
+}
+
+// ---------------------------------------------------------------- usage
+
+#[track_caller]
+fn usage(scene: &Scene, words: &[&str]) -> Output {
+    let output = scene.finish(words);
+    assert_eq!(output.end, End::Code(2), "{words:?}: {output:?}");
+    assert_eq!(output.stdout, "");
+    assert!(!scene.pid_file().exists(), "{words:?}");
+    output
+}
+
+#[test]
+fn durations_that_cannot_be_meant_are_refused() {
+    let scene = Scene::new();
+    for wrong in [
+        "",
+        " ",
+        "-1",
+        "-1s",
+        "+1",
+        "1e3",
+        "1x",
+        "s",
+        "x",
+        "inf",
+        "nan",
+        "NaN",
+        "0x10",
+        "1:30",
+        "99999999999999999999",
+        "1 000",
+        "1,5",
+        "--",
+        "∞",
+        "200y",
+        ".",
+    ] {
+        for option in ["--timeout", "--kill-after", "--stop-timeout"] {
+            let value = format!("{option}={wrong}");
+            let output = usage(&scene, &["run", "--replace", &value, "--", "true"]);
+            output.assert_says(option);
+        }
+    }
+    let output = usage(&scene, &["run", "--stop-timeout", "soon", "--", "true"]);
+    output.assert_says("give seconds (30, 1.5), units (500ms, 30s, 1m30s, 2h), 0 or infinity");
+}
+
+#[test]
+fn durations_that_people_type_are_understood() {
+    let scene = Scene::new();
+    for right in [
+        "0", "1", "1.5", "30s", "1m30s", "500ms", "infinity", "2h", "0.25", "1day",
+    ] {
+        let value = format!("--stop-timeout={right}");
+        scene.finish(["run", &value, "--", "true"]).assert_code(0);
+    }
+    let recorded = |value: &str| {
+        scene
+            .finish(["run", "--stop-timeout", value, "--", "true"])
+            .assert_code(0);
+        scene.record().json["stop_timeout"].clone()
+    };
+    assert_eq!(recorded("1m30s"), 90.0);
+    assert_eq!(recorded("1.5"), 1.5);
+    assert_eq!(recorded("500ms"), 0.5);
+    assert_eq!(recorded("infinity"), "infinity");
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    let scene = Scene::new();
+    for (words, says) in [
+        (&["run", "--timeout", "5", "--", "true"][..], "--wait"),
+        (&["run", "--kill-after", "5", "--", "true"], "--replace"),
+        (
+            &["run", "--wait", "--kill-after", "5", "--", "true"],
+            "--replace",
+        ),
+        (&["run", "--replace", "--wait", "--", "true"], "--wait"),
+        (
+            &["run", "--stop-signal", "NOPE", "--", "true"],
+            "TERM, INT, QUIT",
+        ),
+        (
+            &["run", "--stop-signal", "0", "--", "true"],
+            "TERM, INT, QUIT",
+        ),
+        (&["run", "--stop-signal", "-9", "--", "true"], "-9"),
+        (&["run", "--notify", "nobody", "--", "true"], "--notify"),
+        (&["-q", "-v", "run", "--", "true"], "--quiet"),
+        (&["frobnicate"], "frobnicate"),
+        (&["run", "--frobnicate", "--", "true"], "--frobnicate"),
+        (&[], "Usage"),
+    ] {
+        usage(&scene, words).assert_says(says);
+    }
+}
+
+#[test]
+fn likely_slips_are_answered_with_what_to_type() {
+    let scene = Scene::new();
+    let output = usage(&scene, &["run", "-w", "10", "--", "true"]);
+    output.assert_says("--wait --timeout 10");
+    let output = usage(&scene, &["run", "sleep", "9"]);
+    output.assert_says("run -- sleep 9");
+    let output = usage(&scene, &["run", "--replace", "sleep", "9"]);
+    output.assert_says("run --replace -- sleep 9");
+}
+
+// ---------------------------------------------------------------- surroundings
+
+#[test]
+fn closed_standard_descriptors_are_no_fault() {
+    let scene = Scene::new();
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let mut command = scene.command("sh");
+        let script = format!("exec \"$@\" {closed}");
+        command.args(["-c", &script, "sh"]).arg(scene.program());
+        command.args(["-f", "gateway.pid", "run", "--", "sh", "-c", "exit 3"]);
+        scene.finish_command(command).assert_code(3);
+        assert_eq!(
+            scene.record().number("/exit/code"),
+            3,
+            "{closed}: nothing was written over it"
+        );
+    }
+}
+
+#[test]
+fn a_folder_that_is_gone_is_no_fault_for_an_absolute_path() {
+    let scene = Scene::new();
+    fs::create_dir(scene.path("gone")).unwrap();
+    let mut command: Command = scene.command("sh");
+    let script = "cd gone && rmdir ../gone && exec \"$@\"";
+    command
+        .args(["-c", script, "sh"])
+        .arg(scene.program())
+        .arg("-f")
+        .arg(scene.pid_file());
+    command.args(["run", "--", "true"]);
+    scene.finish_command(command).assert_code(0);
+    let mut command: Command = scene.command("sh");
+    fs::create_dir(scene.path("gone")).unwrap();
+    command
+        .args(["-c", script, "sh"])
+        .arg(scene.program())
+        .args(["-f", "gateway.pid", "run", "--", "true"]);
+    scene
+        .finish_command(command)
+        .assert_code(83)
+        .assert_one_line();
+}

@@ -1,0 +1,187 @@
+//! Words on stderr: few, with our name, and never in the way.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::harness::{End, Payload, Process, SOON, Scene, Signal, wait_until};
+
+#[test]
+fn a_start_and_an_end_that_go_well_are_silent() {
+    let scene = Scene::new();
+    scene
+        .finish(["run", "--", "true"])
+        .assert_code(0)
+        .assert_silent();
+    let holder = scene.hold_with(&[], Payload::Graceful);
+    scene.wait_for_mark("ready");
+    holder.signal(Signal::TERM);
+    let output = holder.output();
+    output.assert_code(0).assert_silent();
+}
+
+#[test]
+fn stdout_belongs_to_the_command() {
+    let scene = Scene::new();
+    let output = scene.finish(["-vvv", "run", "--", "printf", "mine"]);
+    output.assert_code(0);
+    assert_eq!(output.stdout, "mine");
+    assert!(!output.stderr.is_empty(), "-v tells more");
+    let _holder = scene.hold();
+    let refused = scene.finish(["run", "--", "true"]);
+    assert_eq!(refused.stdout, "");
+}
+
+#[test]
+fn every_line_has_our_name() {
+    let scene = Scene::new();
+    let holder = scene.hold_with(&["--stop-timeout", "300ms"], Payload::Deaf);
+    scene.wait_for_mark("deaf");
+    fs::remove_file(scene.pid_file()).unwrap();
+    wait_until("the holder says so", SOON, || !holder.stderr().is_empty());
+    let payload = scene.payload(Payload::Script("setsid sleep infinity & exit 3\n"));
+    let output = scene.finish(["-v", "run", "--replace", "--", &payload]);
+    let said = holder.stderr() + &output.stderr;
+    assert!(said.lines().count() >= 4, "{said}");
+    for line in said.lines() {
+        assert!(line.starts_with("gateway: "), "{said}");
+    }
+}
+
+#[test]
+fn quiet_silences_what_was_to_be_expected_and_no_fault() {
+    let scene = Scene::new();
+    let _holder = scene.hold_with(&[], Payload::Slow("0.2"));
+    scene.wait_for_mark("ready");
+    for (words, code) in [
+        (&["-q", "run", "--", "true"][..], 80),
+        (
+            &["-q", "run", "--wait", "--timeout", "100ms", "--", "true"],
+            81,
+        ),
+        (&["-q", "run", "--replace", "--", "true"], 0),
+        (&["-q", "stop"], 0),
+    ] {
+        scene.finish(words).assert_code(code).assert_silent();
+    }
+    fs::remove_file(scene.pid_file()).unwrap();
+    fs::create_dir(scene.pid_file()).unwrap();
+    let output = scene.finish(["-q", "run", "--", "true"]);
+    output.assert_code(83).assert_one_line();
+    scene
+        .finish(["-q", "run", "--", "no-such-command"])
+        .assert_code(127)
+        .assert_one_line();
+}
+
+#[test]
+fn a_filter_can_be_set_by_the_environment() {
+    let scene = Scene::new();
+    let mut command = scene.gateway(["run", "--", "true"]);
+    command.env("GATEWAY_LOG", "info");
+    let output = scene.finish_command(command);
+    output.assert_code(0).assert_says("got the lock");
+    let mut command = scene.gateway(["run", "--", "true"]);
+    command.env("GATEWAY_LOG", "nonsense=");
+    scene.finish_command(command).assert_code(0);
+}
+
+/// A message that finds a pipe's reader gone, or asleep, holds up nothing.
+fn hold_with_a_full_pipe(scene: &Scene) -> (Process, std::io::PipeReader) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    // Filled to the brim, so that no word of ours has room.
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while rustix::io::write(&writer, &[b'.'; 4096]).is_ok() {}
+    while rustix::io::write(&writer, b".").is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let payload = scene.payload(Payload::Plain);
+    let mut command = scene.gateway(["-v", "run", "--", &payload]);
+    command.stderr(writer).stdout(Stdio::null());
+    let (out, err) = scene.words();
+    (Process::start_as_is(command, out, err), reader)
+}
+
+#[test]
+fn a_full_pipe_does_not_hold_up_a_signal() {
+    let scene = Scene::new();
+    let (mut holder, mut reader) = hold_with_a_full_pipe(&scene);
+    scene.wait_for_record("the payload", |record| record.has_payload());
+    let began = std::time::Instant::now();
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    let mut read = Vec::new();
+    reader.read_to_end(&mut read).unwrap();
+    assert!(!read.is_empty());
+}
+
+#[test]
+fn a_closed_pipe_does_not_end_the_holder() {
+    let scene = Scene::new();
+    let (mut holder, reader) = hold_with_a_full_pipe(&scene);
+    drop(reader);
+    scene.wait_for_record("the payload", |record| record.has_payload());
+    fs::remove_file(scene.pid_file()).unwrap();
+    wait_until("the claim is put back", SOON, || {
+        scene.lockers() == [holder.pid()]
+    });
+    assert!(holder.is_running());
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+}
+
+/// In the journal, lines carry their priority, and neither time nor our name.
+#[test]
+fn the_journal_gets_priorities() {
+    let scene = Scene::new();
+    let file = fs::File::create(scene.path("journal")).unwrap();
+    let stream = file.metadata().unwrap();
+    let named = format!("{}:{}", stream.dev(), stream.ino());
+    let mut command = scene.gateway(["run", "--", "true"]);
+    command
+        .env("JOURNAL_STREAM", &named)
+        .stderr(file)
+        .stdout(Stdio::null());
+    let (out, err) = scene.words();
+    assert_eq!(Process::start_as_is(command, out, err).end(), End::Code(0));
+    let said = fs::read_to_string(scene.path("journal")).unwrap();
+    assert!(said.contains("<6>got the lock"), "{said}");
+    for line in said.lines() {
+        let plain = line.starts_with('<') && !line.contains("gateway: ");
+        assert!(plain, "{said}");
+    }
+    // Named, but not our stderr: inherited from somebody else's unit.
+    let mut command = scene.gateway(["run", "--", "true"]);
+    command.env("JOURNAL_STREAM", &named);
+    scene.finish_command(command).assert_code(0).assert_silent();
+}
+
+#[test]
+fn a_long_command_line_is_cut() {
+    let scene = Scene::new();
+    let _holder = scene.start(["run", "--", "sh", "-c", "sleep infinity", &"x".repeat(5000)]);
+    scene.wait_for_record("the payload", |record| record.has_payload());
+    let output = scene.finish(["run", "--", "true"]);
+    output.assert_code(80).assert_one_line().assert_says("…");
+    assert!(output.stderr.len() < 400, "{}", output.stderr);
+}
+
+#[test]
+fn whoever_was_replaced_is_told_by_whom_with_v() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Plain);
+    let holder = scene.wait_for_payload(scene.start(["-v", "run", "--", &payload]));
+    let new = scene.wait_for_payload(scene.start(["-v", "run", "--replace", "--", &payload]));
+    let mut holder = holder;
+    let line = holder.wait_for_line("being replaced: TERM from pid");
+    assert!(line.contains(&new.pid().to_string()), "{line}");
+    let mut new = new;
+    let line = new.wait_for_line("took over from pid");
+    assert!(line.contains(&holder.pid().to_string()), "{line}");
+}
