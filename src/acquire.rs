@@ -147,6 +147,7 @@ pub fn acquire(
         takeover: Takeover::new(rules),
         asked: Vec::new(),
         crowded: false,
+        prober: None,
     };
     seeker.run(description, interrupt, progress)
 }
@@ -159,6 +160,8 @@ struct Seeker<'a> {
     asked: Vec<Former>,
     /// The holder that everybody in line waited for has just ended.
     crowded: bool,
+    /// The unproven locker of the last look.
+    prober: Option<Option<Pid>>,
 }
 
 /// What a look at the file gave.
@@ -209,6 +212,7 @@ impl Seeker<'_> {
         } else {
             look(self.path)?
         };
+        self.notice_probes(&look);
         let step = self
             .takeover
             .next(self.began.elapsed(), seen(&look, self.rules.mode));
@@ -217,6 +221,11 @@ impl Seeker<'_> {
                 self.finish(locked, last, description, interrupt, progress)
             }
             (Step::Ask | Step::Kill, Look::Held { who, file }) => {
+                // Whoever was proven may have asked *us* before it had the lock: two who ask each
+                // other would both end.
+                if interrupt.interrupted() {
+                    return Ok(None);
+                }
                 self.signal(step, who, &file, description, progress)
             }
             (Step::Sleep(until), Look::Held { who, .. }) => {
@@ -238,6 +247,22 @@ impl Seeker<'_> {
             who,
             asked,
         })
+    }
+
+    /// Another unproven locker than at the last look: in between the lock was free.
+    fn notice_probes(&mut self, look: &Look) {
+        let Look::Held {
+            who: who @ (Sighting::Foreign(_) | Sighting::Invisible(_)),
+            ..
+        } = look
+        else {
+            return;
+        };
+        let pid = pid_of(who);
+        if self.prober != Some(pid) {
+            self.prober = Some(pid);
+            self.takeover.another_locker(self.began.elapsed());
+        }
     }
 
     /// Somebody was asked to go: to leave at a fault that may pass would leave nobody running.

@@ -101,17 +101,29 @@ impl Signals {
     /// # Errors
     /// There are no descriptors left.
     pub fn route() -> Result<Self> {
+        Self::routing(&ROUTED)
+    }
+
+    /// Routes nothing: for a program that is about to become another one, and for which the
+    /// kernel's own answers are right until then.
+    ///
+    /// # Errors
+    /// As [`Signals::route`].
+    pub fn leave() -> Result<Self> {
+        Self::routing(&[])
+    }
+
+    fn routing(routed: &[Signal]) -> Result<Self> {
         let cannot = |error: io::Error| Error::system("cannot route signals").because(error);
         let (read, write) = UnixStream::pair().map_err(cannot)?;
-        read.set_nonblocking(true).map_err(cannot)?;
-        write.set_nonblocking(true).map_err(cannot)?;
-        let mut originally: Vec<_> = ROUTED.iter().map(|signal| original(*signal)).collect();
+        // Sent and received without blocking (MSG_DONTWAIT): the sockets need not be told.
+        let mut originally: Vec<_> = routed.iter().map(|signal| original(*signal)).collect();
         originally.push(original(Signal::TTOU));
         originally.push(original(Signal::PIPE));
         let indispensable = [Signal::CHLD, Signal::TERM, Signal::IO].map(Signal::number);
         let wanted: Vec<libc::c_int> = originally
             .iter()
-            .take(ROUTED.len())
+            .take(routed.len())
             .filter(|(number, before)| {
                 *before == Disposition::Default || indispensable.contains(number)
             })

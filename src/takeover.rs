@@ -180,6 +180,8 @@ pub struct Takeover {
     timeout: Option<Limit>,
     kill_after: Option<Limit>,
     asked: Option<Asked>,
+    /// Since when the unproven locker of now has been there.
+    unproven_since: Duration,
 }
 
 // Limits and modes are small values: hashing them lets a search remember states.
@@ -204,6 +206,7 @@ impl Takeover {
             timeout: rules.timeout,
             kill_after: rules.kill_after,
             asked: None,
+            unproven_since: Duration::ZERO,
         }
     }
 
@@ -215,7 +218,7 @@ impl Takeover {
             Seen::Held(standing) => standing,
         };
         match self.mode {
-            Mode::Plain => plain(now, standing),
+            Mode::Plain => self.plain(now, standing),
             Mode::Wait => self.wait(now, standing),
             Mode::Replace => self.press(now, standing),
             Mode::Stop => self.stop(now, standing),
@@ -263,6 +266,30 @@ impl Takeover {
         }
     }
 
+    /// The unproven locker is another one than before: the lock was free in between, and patience
+    /// begins anew.
+    pub fn another_locker(&mut self, now: Duration) {
+        self.unproven_since = now;
+    }
+
+    fn plain(&self, now: Duration, standing: Standing) -> Step {
+        let probed = self
+            .unproven_since
+            .saturating_add(PROBE_PATIENCE)
+            .min(START_PATIENCE);
+        let (patience, refusal) = match standing {
+            Standing::Proven { ending: false, .. } => return Step::Refuse(Refusal::Held),
+            Standing::Proven { ending: true, .. } => (START_PATIENCE, Refusal::Held),
+            Standing::Starting => (START_PATIENCE, Refusal::Unproven),
+            Standing::Unproven => (probed, Refusal::Unproven),
+        };
+        if now >= patience {
+            Step::Refuse(refusal)
+        } else {
+            Step::Sleep(Some(patience))
+        }
+    }
+
     fn wait(&self, now: Duration, standing: Standing) -> Step {
         if let Standing::Proven {
             bar: Some(Bar::Ancestor),
@@ -278,7 +305,7 @@ impl Takeover {
         match standing {
             Standing::Proven { .. } => self.press(now, standing),
             // There is nobody to ask, and waiting longer would not make it so.
-            Standing::Starting | Standing::Unproven => plain(now, standing),
+            Standing::Starting | Standing::Unproven => self.plain(now, standing),
         }
     }
 
@@ -352,20 +379,6 @@ impl Takeover {
             return Step::Refuse(refusal);
         }
         Step::Sleep(earliest(deadline, kill))
-    }
-}
-
-fn plain(now: Duration, standing: Standing) -> Step {
-    let (patience, refusal) = match standing {
-        Standing::Proven { ending: false, .. } => return Step::Refuse(Refusal::Held),
-        Standing::Proven { ending: true, .. } => (START_PATIENCE, Refusal::Held),
-        Standing::Starting => (START_PATIENCE, Refusal::Unproven),
-        Standing::Unproven => (PROBE_PATIENCE, Refusal::Unproven),
-    };
-    if now >= patience {
-        Step::Refuse(refusal)
-    } else {
-        Step::Sleep(Some(patience))
     }
 }
 
@@ -452,6 +465,26 @@ mod tests {
         );
         assert_eq!(
             plain.next(seconds(15), starting),
+            Step::Refuse(Refusal::Unproven)
+        );
+    }
+
+    #[test]
+    fn one_probe_after_another_refuses_nobody_for_a_while() {
+        let mut plain = Takeover::new(Rules::of(Mode::Plain));
+        plain.another_locker(seconds(1));
+        let patience = seconds(1) + PROBE_PATIENCE;
+        assert_eq!(
+            plain.next(seconds(1), UNPROVEN),
+            Step::Sleep(Some(patience))
+        );
+        assert_eq!(
+            plain.next(patience, UNPROVEN),
+            Step::Refuse(Refusal::Unproven)
+        );
+        plain.another_locker(START_PATIENCE);
+        assert_eq!(
+            plain.next(START_PATIENCE, UNPROVEN),
             Step::Refuse(Refusal::Unproven)
         );
     }

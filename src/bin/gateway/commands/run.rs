@@ -29,7 +29,7 @@ use crate::words::{self, Subject};
 pub fn run(context: &Context, run: &Run) -> Result<Verdict> {
     // Before anything else happens, so that no signal finds us half started.
     // Never dropped: the process ends right after, and the kernel closes faster than we would.
-    let mut signals = ManuallyDrop::new(Signals::route()?);
+    let mut signals = ManuallyDrop::new(route(run)?);
     let command = if run.command.is_empty() {
         None
     } else {
@@ -52,6 +52,15 @@ pub fn run(context: &Context, run: &Run) -> Result<Verdict> {
         }
         Outcome::Refused(refused) => Ok(session.refused(&refused)),
         Outcome::Interrupted { asked } => Ok(session.interrupted(&mut signals, &asked)),
+    }
+}
+
+/// A plain start that becomes COMMAND has nothing to do at a signal but to end.
+fn route(run: &Run) -> Result<Signals> {
+    if run.exec && mode(run) == Mode::Plain {
+        Signals::leave()
+    } else {
+        Signals::route()
     }
 }
 
