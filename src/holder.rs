@@ -655,7 +655,7 @@ pub fn lives(record: &Record) -> bool {
     let same = |stat: &Stat| stat.start_time == record.start_time;
     Stat::of(record.pid)
         .filter(same)
-        .is_some_and(|stat| !stat.is_zombie() && !stat.is_exiting())
+        .is_some_and(|stat| !stat.is_dead() && !stat.is_exiting())
 }
 
 #[cfg(test)]

@@ -273,7 +273,7 @@ impl Payload {
         let found = family.descendants(&[Pid::this()], &self.not_ours);
         found
             .into_iter()
-            .filter(|stat| !stat.is_zombie())
+            .filter(|stat| !stat.is_dead())
             .cloned()
             .collect()
     }

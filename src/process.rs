@@ -232,6 +232,8 @@ pub struct Stat {
     pub terminal: i64,
     /// The kernel's PF_ flags.
     pub flags: u64,
+    /// How many threads it has.
+    pub threads: u64,
     /// When it started, in clock ticks since boot.
     pub start_time: u64,
 }
@@ -284,14 +286,16 @@ impl Stat {
             parent: field(4)?.parse().ok()?,
             terminal: field(7)?.parse().ok()?,
             flags: field(9)?.parse().ok()?,
+            threads: field(20)?.parse().ok()?,
             start_time: field(22)?.parse().ok()?,
         })
     }
 
-    /// Dead, and not yet collected by its parent.
+    /// Dead, and not yet collected by its parent. One whose first thread alone has ended is not:
+    /// the others have its memory and its descriptors.
     #[must_use]
-    pub fn is_zombie(&self) -> bool {
-        matches!(self.state, b'Z' | b'X')
+    pub fn is_dead(&self) -> bool {
+        self.state == b'X' || self.state == b'Z' && self.threads <= 1
     }
 
     /// On its way out: it has lost its memory, and keeps its descriptors for a while.
@@ -551,7 +555,7 @@ mod tests {
             stat.parent,
             rustix::process::getppid().unwrap().as_raw_nonzero().get()
         );
-        assert!(stat.start_time > 0 && !stat.is_zombie() && !stat.is_exiting());
+        assert!(stat.start_time > 0 && !stat.is_dead() && !stat.is_exiting());
     }
 
     #[test]
@@ -563,6 +567,20 @@ mod tests {
             (Pid(42), b'S', 7, 9999)
         );
         assert_eq!(stat.name, "a) R 1 (b)");
+    }
+
+    #[test]
+    fn a_process_lives_as_long_as_one_of_its_threads() {
+        let line = |state: char, threads: u32| {
+            format!("42 (a) {state} 7 42 42 0 -1 4 1 2 3 4 5 6 7 8 20 0 {threads} 0 9999 1 2")
+        };
+        let dead = |state, threads| {
+            Stat::parse(line(state, threads).as_bytes())
+                .unwrap()
+                .is_dead()
+        };
+        assert!(dead('Z', 1) && dead('Z', 0) && dead('X', 1));
+        assert!(!dead('Z', 2) && !dead('S', 1));
     }
 
     #[test]
@@ -658,6 +676,7 @@ mod tests {
             parent,
             terminal: 0,
             flags: 0,
+            threads: 1,
             start_time: 1,
         };
         let family = Family {

@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
         let this = Pid::this();
         let tied: Vec<(&Stat, Tie)> = family
             .members()
-            .filter(|stat| stat.pid != this && !stat.is_zombie())
+            .filter(|stat| stat.pid != this && !stat.is_dead())
             .filter_map(|stat| Some((stat, self.tie(stat)?)))
             .collect();
         let roots: Vec<Pid> = tied
@@ -165,9 +165,7 @@ impl<'a> Run<'a> {
         let heirs = family
             .descendants(&roots, &[this])
             .into_iter()
-            .filter(|stat| {
-                !stat.is_zombie() && !tied.iter().any(|(known, _)| known.pid == stat.pid)
-            })
+            .filter(|stat| !stat.is_dead() && !tied.iter().any(|(known, _)| known.pid == stat.pid))
             .map(|stat| (stat, Tie::Marked));
         tied.iter()
             .copied()
