@@ -2,9 +2,11 @@
 //!
 //! The file is never unlinked, renamed or truncated before the lock is held.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -116,7 +118,7 @@ impl OpenFile {
         let stat = rustix::fs::fstat(&file)
             .map_err(|errno| Error::pid_file("cannot stat", path).because(errno))?;
         refuse_unlikely(path, &stat)?;
-        let path = canonical_path(file.as_fd(), path)?;
+        let path = canonical_path(file.as_fd(), path, stat.st_nlink == 0)?;
         Ok(Self {
             file,
             id: FileId::of(&stat),
@@ -415,7 +417,7 @@ fn create_directories(path: &Path) -> Result<()> {
 }
 
 /// What our descriptor is called by the kernel, so that two spellings of one path are one path.
-fn canonical_path(fd: BorrowedFd<'_>, typed: &Path) -> Result<PathBuf> {
+fn canonical_path(fd: BorrowedFd<'_>, typed: &Path, removed: bool) -> Result<PathBuf> {
     let link =
         std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|error| {
             Error::system(format!(
@@ -425,17 +427,14 @@ fn canonical_path(fd: BorrowedFd<'_>, typed: &Path) -> Result<PathBuf> {
             .because(error)
             .advise("the lock's holder is proven by /proc: mount it (mount -t proc proc /proc)")
         })?;
+    if !removed {
+        return Ok(link);
+    }
     // Removed since it was opened: the comparison after locking finds that out.
-    Ok(
-        match link
-            .as_os_str()
-            .to_str()
-            .and_then(|text| text.strip_suffix(" (deleted)"))
-        {
-            Some(before) => PathBuf::from(before),
-            None => link,
-        },
-    )
+    let bytes = link.as_os_str().as_bytes();
+    Ok(PathBuf::from(OsStr::from_bytes(
+        bytes.strip_suffix(b" (deleted)").unwrap_or(bytes),
+    )))
 }
 
 fn refuse_unlikely(path: &Path, stat: &rustix::fs::Stat) -> Result<()> {
