@@ -289,6 +289,16 @@ pub fn environment(number: u32) -> HashMap<OsString, OsString> {
         .collect()
 }
 
+/// One variable of a process. Waits for it: a process that is about to become another program has
+/// no environment for a moment.
+#[track_caller]
+pub fn variable(number: u32, name: &str) -> String {
+    until(&format!("{name} of pid {number}"), SOON, || {
+        let value = environment(number).remove(OsStr::new(name))?;
+        value.into_string().ok()
+    })
+}
+
 /// Every process number there is.
 pub fn all() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc")
@@ -337,11 +347,11 @@ pub fn members_of_scene(folder: &Path) -> Vec<u32> {
 /// Ends every process of a scene, those included that left their parents.
 pub fn end_all_of(folder: &Path) {
     let deadline = Instant::now() + SOON;
-    loop {
+    // Looked at more than once: who is about to become another program has no environment just now.
+    let mut quiet = 0;
+    while quiet < 3 && Instant::now() < deadline {
         let left = members_of_scene(folder);
-        if left.is_empty() || Instant::now() > deadline {
-            return;
-        }
+        quiet = if left.is_empty() { quiet + 1 } else { 0 };
         for number in left {
             kill_member(number, folder);
         }

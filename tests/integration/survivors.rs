@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, environment, exists, set_mode, signal,
-    state, until, wait_until,
+    End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, set_mode, signal, state, until,
+    variable, wait_until,
 };
 use crate::people::{Canary, record_with};
 
@@ -170,7 +170,7 @@ fn bystanders_of_a_sweep_are_left_alone() {
     let mut unit = scene.command("sleep");
     unit.arg("infinity")
         .env("INVOCATION_ID", "00112233445566778899aabbccddeeff");
-    let run_id = environment(survivor)[std::ffi::OsStr::new("GATEWAY_RUN_ID")].clone();
+    let run_id = variable(survivor, "GATEWAY_RUN_ID");
     unit.env("GATEWAY_RUN_ID", &run_id);
     let mut unit = scene.spawn(unit);
     // Somebody with another run id.
@@ -181,10 +181,7 @@ fn bystanders_of_a_sweep_are_left_alone() {
     let mut other = scene.spawn(other);
     // Somebody who joined the run by its id.
     let mut member = scene.command("sleep");
-    let list = format!(
-        "ffffffffffffffffffffffffffffffff:{}",
-        run_id.to_str().unwrap()
-    );
+    let list = format!("ffffffffffffffffffffffffffffffff:{}", run_id);
     member.arg("infinity").env("GATEWAY_RUN_ID", list);
     let mut member = scene.spawn(member);
     holder.crash();
@@ -305,10 +302,7 @@ fn a_crashed_outer_gateway_takes_the_inner_one_with_it() {
     command.env("GATEWAY", scene.program());
     let mut outer = scene.wait_for_payload(scene.spawn(command));
     let inmost = child(&scene);
-    let ids = environment(inmost)[std::ffi::OsStr::new("GATEWAY_RUN_ID")]
-        .to_str()
-        .unwrap()
-        .to_owned();
+    let ids = variable(inmost, "GATEWAY_RUN_ID");
     assert_eq!(
         ids.split(':').next(),
         Some(scene.record().text("/run_id")),
@@ -326,6 +320,21 @@ fn a_crashed_outer_gateway_takes_the_inner_one_with_it() {
         said.stdout.contains("\"state\":\"free\""),
         "stopped in order: {said:?}"
     );
+}
+
+/// A process that becomes another program over and over has no environment for moments.
+#[test]
+fn a_survivor_that_changes_its_program_all_the_time_is_found() {
+    let scene = Scene::new();
+    scene.script(&scene.path("looper"), "#!/bin/sh\nexec \"$0\"\n");
+    let script = "(setsid \"$SCENE/looper\" &)\nexec sleep infinity\n";
+    let payload = scene.payload(Payload::Script(script));
+    let mut holder = scene.wait_for_payload(scene.start(["run", "--", &payload]));
+    for _ in 0..60 {
+        holder.crash();
+        holder = scene.wait_for_payload(scene.start(["run", "--", &payload]));
+        scene.assert_never_two_payloads();
+    }
 }
 
 #[test]
