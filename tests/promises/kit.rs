@@ -46,3 +46,18 @@ pub fn assert_stays(process: &mut Process, length: Duration) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// Compiles a program in C, and gives its path.
+#[track_caller]
+pub fn compiled(scene: &Scene, name: &str, source: &str) -> String {
+    crate::harness::need("cc", "gcc");
+    let (text, program) = (
+        scene.path(format!("bin/{name}.c")),
+        scene.path(format!("bin/{name}")),
+    );
+    std::fs::write(&text, source).expect("a source");
+    let mut compiler = scene.command("cc");
+    compiler.args(["-pthread", "-o"]).args([&program, &text]);
+    scene.finish_command(compiler).assert_code(0);
+    program.to_str().expect("text").to_owned()
+}

@@ -3,8 +3,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
-mod generation;
 mod kit;
 mod name;
 mod standby;
+mod stop;
 mod survivors;
+mod terminals;

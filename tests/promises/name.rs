@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    End, Locker, MountSpace, Payload, Process, Record, SOON, Scene, Signal, exists,
-    in_pid_namespace, lockers, must_be_root, state, wait_until,
+    End, MountSpace, Payload, Process, Record, SOON, Scene, Signal, exists, in_pid_namespace,
+    lockers, must_be_root, state, wait_until,
 };
 use crate::kit::{assert_stays, wait_until_gone};
 
@@ -98,75 +98,6 @@ fn parent(path: &Path) -> &Path {
     path.parent().unwrap()
 }
 
-/// What other people's cleaning does to a pid file. NousResearch/hermes-agent#26643.
-#[test]
-fn a_name_that_is_taken_away_is_put_back() {
-    let harm: [(&str, fn(&Path)); 7] = [
-        ("file removed", |path| fs::remove_file(path).unwrap()),
-        ("file renamed", |path| {
-            fs::rename(path, path.with_extension("away")).unwrap()
-        }),
-        ("directory removed", |path| {
-            fs::remove_dir_all(parent(path)).unwrap()
-        }),
-        ("directory renamed", |path| {
-            fs::rename(parent(path), parent(path).with_extension("away")).unwrap();
-        }),
-        ("grandparent renamed", |path| {
-            fs::rename(
-                parent(parent(path)),
-                parent(parent(path)).with_extension("away"),
-            )
-            .unwrap();
-        }),
-        ("another file in its place", |path| {
-            fs::write(path.with_extension("new"), "junk\n").unwrap();
-            fs::rename(path.with_extension("new"), path).unwrap();
-        }),
-        ("a copy of it in its place", |path| {
-            fs::copy(path, path.with_extension("new")).unwrap();
-            fs::rename(path.with_extension("new"), path).unwrap();
-        }),
-    ];
-    for (what, harm) in harm {
-        eprintln!("{what}");
-        let deep = Deep::new();
-        let mut holder = deep.hold();
-        let generation = deep.record().unwrap().number("/generation");
-        harm(&deep.path);
-        deep.assert_put_back(&mut holder, GONE);
-        assert_eq!(
-            deep.record().unwrap().number("/generation"),
-            generation,
-            "{what}"
-        );
-        deep.assert_stops_in_order(holder);
-    }
-}
-
-#[test]
-fn a_file_that_was_moved_away_and_back_is_found_held() {
-    let deep = Deep::new();
-    let mut holder = deep.hold();
-    let away = deep.path.with_extension("away");
-    fs::rename(&deep.path, &away).unwrap();
-    deep.assert_put_back(&mut holder, GONE);
-    assert_eq!(
-        lockers(&away),
-        [holder.pid()],
-        "the earlier file stays locked"
-    );
-    fs::rename(&away, &deep.path).unwrap();
-    deep.assert_put_back(&mut holder, GONE);
-    // And so fast that nobody could look in between.
-    fs::rename(&deep.path, &away).unwrap();
-    fs::rename(&away, &deep.path).unwrap();
-    wait_until("it has its claim", AT_ONCE, || deep.has_claim(&holder));
-    assert_stays(&mut holder, Duration::from_millis(500));
-    assert!(deep.has_claim(&holder));
-    deep.assert_stops_in_order(holder);
-}
-
 #[test]
 fn an_overwritten_record_is_written_again_at_most_every_ten_seconds() {
     let deep = Deep::new();
@@ -226,17 +157,15 @@ fn a_mount_on_top_of_the_name_is_seen() {
 /// The holder cannot put anything back, so every newcomer has to find it.
 #[test]
 fn newcomers_find_a_stopped_holder_of_an_earlier_file() {
-    let harm: [(&str, fn(&Path)); 5] = [
-        ("removed", |path| fs::remove_file(path).unwrap()),
+    let harm: [(&str, fn(&Path)); 4] = [
         ("directory removed", |path| {
             fs::remove_dir_all(parent(path)).unwrap()
         }),
+        ("directory renamed", |path| {
+            fs::rename(parent(path), parent(path).with_extension("away")).unwrap();
+        }),
         ("renamed", |path| {
             fs::rename(path, path.with_extension("away")).unwrap()
-        }),
-        ("replaced by junk", |path| {
-            fs::write(path.with_extension("new"), "4\n").unwrap();
-            fs::rename(path.with_extension("new"), path).unwrap();
         }),
         ("replaced by a copy", |path| {
             fs::copy(path, path.with_extension("new")).unwrap();
@@ -265,72 +194,6 @@ fn newcomers_find_a_stopped_holder_of_an_earlier_file() {
         deep.assert_put_back(&mut holder, GONE);
         deep.assert_stops_in_order(holder);
     }
-}
-
-#[test]
-fn a_takeover_asks_the_holder_of_an_earlier_file() {
-    for stopped in [false, true] {
-        let deep = Deep::new();
-        let mut holder = deep.hold();
-        if stopped {
-            holder.signal(Signal::STOP);
-        }
-        fs::remove_dir_all(parent(&deep.path)).unwrap();
-        let payload = deep.scene.payload(Payload::Plain);
-        let new = deep.start(&["run", "--replace", "--", &payload]);
-        assert_eq!(holder.end(), End::of(Signal::TERM));
-        wait_until("the newcomer has the path", SOON, || deep.has_claim(&new));
-        wait_until("its payload runs", SOON, || {
-            deep.scene.started_payloads().len() == 2
-        });
-        deep.scene.assert_never_two_payloads();
-        let said = new.stderr();
-        assert!(
-            said.contains(&format!("asked pid {} ", holder.pid())),
-            "{said}"
-        );
-        deep.assert_stops_in_order(new);
-    }
-}
-
-#[test]
-fn stop_ends_the_holder_of_a_removed_file() {
-    let deep = Deep::new();
-    let mut holder = deep.hold();
-    holder.signal(Signal::STOP);
-    wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
-    fs::remove_file(&deep.path).unwrap();
-    deep.scene
-        .finish_command(deep.gateway(&["stop"]))
-        .assert_code(0);
-    assert_eq!(holder.end(), End::of(Signal::TERM));
-    deep.scene.wait_until_empty();
-}
-
-/// Whoever removes the file again and again gets neither two payloads nor none.
-#[test]
-fn removals_and_starts_at_once_leave_the_one_holder() {
-    let deep = Deep::new();
-    let mut holder = deep.hold();
-    for round in 0..25 {
-        let _ = fs::remove_file(&deep.path);
-        let plain: Vec<Process> = (0..3)
-            .map(|_| deep.start(&["run", "--", "touch", "ran"]))
-            .collect();
-        if round % 3 == 0 {
-            let _ = fs::remove_file(&deep.path);
-        }
-        for plain in plain {
-            plain.output().assert_code(80);
-        }
-        assert!(holder.is_running(), "{}", holder.stderr());
-    }
-    assert!(!deep.scene.path("ran").exists());
-    wait_until("the claim is at the path", AT_ONCE, || {
-        deep.has_claim(&holder)
-    });
-    assert_eq!(deep.scene.started_payloads().len(), 1);
-    deep.assert_stops_in_order(holder);
 }
 
 /// A start is not settled yet when the file goes: the look after the record is written sees it.
@@ -373,35 +236,6 @@ fn removals_during_starts_never_make_two() {
     deep.scene.assert_never_two_payloads();
 }
 
-/// NousResearch/hermes-agent#11718: takeovers that each removed the other's file.
-#[test]
-fn removals_during_takeovers_leave_one() {
-    let deep = Deep::new();
-    let payload = deep.scene.payload(Payload::Plain);
-    let mut all = vec![deep.hold()];
-    for round in 0..12u64 {
-        all.push(deep.start(&["run", "--replace", "--", &payload]));
-        std::thread::sleep(Duration::from_millis(round * 3));
-        let _ = fs::remove_file(&deep.path);
-        if round % 4 == 0 {
-            all.push(deep.start(&["run", "--replace", "--", &payload]));
-        }
-    }
-    let mut last = None;
-    wait_until("one is left, and has the path", SOON, || {
-        all.retain_mut(Process::is_running);
-        assert!(!all.is_empty(), "nobody is left");
-        let settled = all.len() == 1 && deep.has_claim(&all[0]);
-        let since = *last.get_or_insert_with(Instant::now);
-        if !settled {
-            last = None;
-        }
-        settled && since.elapsed() > Duration::from_millis(500)
-    });
-    deep.scene.assert_never_two_payloads();
-    deep.assert_stops_in_order(all.pop().unwrap());
-}
-
 /// A holder that nobody could see when the other one started.
 #[test]
 fn the_holder_gives_way_to_a_record_and_ends_with_a_code_of_its_own() {
@@ -441,27 +275,6 @@ fn a_file_with_a_higher_generation_is_not_healed_onto() {
     assert_eq!(holder.end(), End::Code(84));
     wait_until_gone(payload);
     assert_eq!(fs::read_to_string(&deep.path).unwrap(), text);
-}
-
-#[test]
-fn a_locker_without_a_record_is_waited_out_with_one_warning() {
-    let deep = Deep::new();
-    let mut holder = deep.hold();
-    holder.signal(Signal::STOP);
-    wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
-    fs::remove_file(&deep.path).unwrap();
-    let locker = Locker::on(&deep.scene, &deep.path);
-    holder.signal(Signal::CONT);
-    let line = holder.wait_for_line("waiting for it to let go");
-    assert!(line.contains(&format!("pid {} ", locker.pid())), "{line}");
-    assert_stays(&mut holder, Duration::from_millis(1500));
-    assert_eq!(
-        holder.stderr().matches("waiting for it to let go").count(),
-        1
-    );
-    drop(locker);
-    deep.assert_put_back(&mut holder, GONE);
-    deep.assert_stops_in_order(holder);
 }
 
 /// Another container's holder has the same words for its path; that makes it nobody's rival.
@@ -512,6 +325,158 @@ fn other_spellings_of_the_path_find_the_holder_of_an_earlier_file() {
         let command = deep.scene.bare(["-f", spelling, "run", "--", "true"]);
         deep.scene.finish_command(command).assert_code(80);
     }
+}
+
+/// So fast that nobody can look in between.
+#[test]
+fn a_file_that_was_moved_away_and_back_at_once_stays_claimed() {
+    let deep = Deep::new();
+    let mut holder = deep.hold();
+    let away = deep.path.with_extension("away");
+    for _ in 0..50 {
+        fs::rename(&deep.path, &away).unwrap();
+        fs::rename(&away, &deep.path).unwrap();
+    }
+    wait_until("it has its claim", AT_ONCE, || {
+        // What it made in between may have been replaced by the next move.
+        deep.has_claim(&holder)
+    });
+    assert_stays(&mut holder, Duration::from_secs(1));
+    assert!(deep.has_claim(&holder), "{}", holder.stderr());
+    deep.assert_stops_in_order(holder);
+}
+
+/// The kernel marks a removed file's name with ` (deleted)`; a file may be called so, too.
+#[test]
+fn a_file_with_deleted_in_its_name_is_another_file() {
+    let deep = Deep::new();
+    let mut other = deep.path.clone().into_os_string();
+    other.push(" (deleted)");
+    let mut command = deep.scene.bare(["-f"]);
+    command.arg(&other).args(["run", "--", "sleep", "infinity"]);
+    let mut held = deep.scene.spawn(command);
+    wait_until("it holds", SOON, || {
+        lockers(Path::new(&other)) == [held.pid()]
+    });
+    for mode in [&["run"][..], &["run", "--replace"]] {
+        let mut args = mode.to_vec();
+        args.extend(["--", "true"]);
+        deep.scene
+            .finish_command(deep.gateway(&args))
+            .assert_code(0);
+        fs::remove_file(&deep.path).unwrap();
+    }
+    assert!(held.is_running());
+    // And its own removal is seen.
+    held.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(held.pid()) == Some('T'));
+    fs::remove_file(&other).unwrap();
+    let mut command = deep.scene.bare(["-f"]);
+    command.arg(&other).args(["run", "--", "true"]);
+    deep.scene.finish_command(command).assert_code(80);
+}
+
+/// Names are bytes to the kernel.
+#[test]
+fn a_holder_of_a_removed_file_with_a_strange_name_is_found() {
+    use std::os::unix::ffi::OsStrExt;
+    for name in [
+        &b"caf\xe9 \xff.pid"[..],
+        b"two\nlines.pid",
+        b"a\\012b\"'$x.pid",
+    ] {
+        let scene = Scene::new();
+        let folder = scene.path(std::ffi::OsStr::from_bytes(b"d\xfe\n"));
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join(std::ffi::OsStr::from_bytes(name));
+        let gateway = |args: &[&str]| {
+            let mut command = scene.bare(["-f"]);
+            command.arg(&path).args(args);
+            command
+        };
+        let mut holder = scene.spawn(gateway(&["run", "--", "sleep", "infinity"]));
+        wait_until("it holds", SOON, || {
+            lockers(&path) == [holder.pid()]
+                && fs::read(&path)
+                    .ok()
+                    .and_then(|bytes| Record::read(&bytes))
+                    .is_some_and(|record| record.has_payload())
+        });
+        scene
+            .finish_command(gateway(&["run", "--", "true"]))
+            .assert_code(80);
+        holder.signal(Signal::STOP);
+        wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
+        fs::remove_file(&path).unwrap();
+        scene
+            .finish_command(gateway(&["run", "--", "true"]))
+            .assert_code(80);
+        holder.signal(Signal::CONT);
+        wait_until("the claim is at the path", AT_ONCE, || {
+            lockers(&path) == [holder.pid()]
+        });
+        scene.finish_command(gateway(&["stop"])).assert_code(0);
+        assert_eq!(holder.end(), End::of(Signal::TERM));
+    }
+}
+
+/// One directory under two names: what is in it has one name each.
+#[test]
+fn a_bind_mount_of_the_directory_leads_to_the_same_holder() {
+    let scene = Scene::new();
+    for folder in ["place", "bound"] {
+        fs::create_dir(scene.path(folder)).unwrap();
+    }
+    let setup = "mount --bind \"$SCENE/place\" \"$SCENE/bound\"";
+    let space = MountSpace::new(&scene, setup);
+    let path = scene.path("place/gateway.pid");
+    let mut command = scene.bare(["-f"]);
+    command.arg(&path).args(["run", "--", "sleep", "infinity"]);
+    let mut holder = scene.spawn(command);
+    wait_until("it holds", SOON, || lockers(&path) == [holder.pid()]);
+    let bound = scene.path("bound/gateway.pid");
+    scene
+        .finish_command(space.gateway(&bound, ["run", "--", "true"]))
+        .assert_code(80);
+    holder.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
+    fs::remove_file(&path).unwrap();
+    scene
+        .finish_command(space.gateway(&bound, ["run", "--", "true"]))
+        .assert_code(80);
+    holder.signal(Signal::CONT);
+    wait_until("the claim is at the path", AT_ONCE, || {
+        lockers(&path) == [holder.pid()]
+    });
+    assert!(holder.is_running());
+}
+
+/// Nobody watches the name for a command that inherited the lock; newcomers still look for it.
+#[test]
+fn a_command_that_inherited_the_lock_of_a_removed_file_is_found() {
+    let deep = Deep::new();
+    let mut held = deep.start(&["run", "--exec", "--", "sleep", "infinity"]);
+    wait_until("it became the command", SOON, || {
+        deep.record().is_some()
+            && lockers(&deep.path) == [held.pid()]
+            && fs::read_link(format!("/proc/{}/exe", held.pid()))
+                .is_ok_and(|exe| exe.ends_with("sleep"))
+    });
+    fs::remove_file(&deep.path).unwrap();
+    for _ in 0..2 {
+        let output = deep
+            .scene
+            .finish_command(deep.gateway(&["run", "--", "true"]));
+        output
+            .assert_code(80)
+            .assert_says(&format!("pid {} ", held.pid()));
+    }
+    assert!(held.is_running());
+    let output = deep
+        .scene
+        .finish_command(deep.gateway(&["run", "--replace", "--", "true"]));
+    output.assert_code(0);
+    assert_eq!(held.end(), End::of(Signal::TERM));
 }
 
 /// Two pid files in one directory, one removed: they are two names.

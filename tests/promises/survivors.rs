@@ -4,10 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Footprint, Payload, SOON, Scene, Signal, Trace, exists, must_be_root, need, signal,
-    stat_field, wait_until,
+    End, Payload, SOON, Scene, Signal, Trace, exists, must_be_root, need, signal, wait_until,
 };
-use crate::kit::{marked_pid, variable, wait_until_gone};
+use crate::kit::{compiled, marked_pid, variable, wait_until_gone};
 
 /// Leaves a child, one in a session of its own, and one whose parent is gone.
 const FAMILY: &str = r#"sleep infinity & echo "child $!" >>"$SCENE/marks"
@@ -32,51 +31,6 @@ fn family(scene: &Scene) -> [u32; 3] {
     ["child", "setsid", "orphan"].map(|name| marked_pid(scene, name))
 }
 
-/// Supervisor/supervisor#199: the worker outlived its killed parent, and the next start ran a second.
-#[test]
-fn what_a_crashed_run_left_is_ended_before_the_next_payload_starts() {
-    let scene = Scene::new();
-    let script = format!("{FAMILY}exec sleep infinity\n");
-    let mut holder = scene.hold_with(&[], Payload::Script(&script));
-    let left = family(&scene);
-    let first = scene.record().payload_pid();
-    holder.crash();
-    wait_until_gone(first);
-    assert!(
-        left.iter().all(|pid| exists(*pid)),
-        "they outlive the crash"
-    );
-    let next = scene.hold();
-    assert!(!left.iter().any(|pid| exists(*pid)), "{left:?}");
-    scene.assert_never_two_payloads();
-    let said = next.stderr();
-    assert!(said.contains("ended what a crashed run had left"), "{said}");
-    for pid in left {
-        assert!(said.contains(&format!("pid {pid} ")), "{pid} in {said}");
-    }
-}
-
-/// The lock of a killed gateway is free before its large payload is gone.
-#[test]
-fn a_large_payload_is_awaited_while_it_dies() {
-    need("perl", "perl-base");
-    let scene = Scene::new();
-    let script = r#"exec perl -e '$x = "x" x 400_000_000;
-        open my $marks, ">>", "$ENV{SCENE}/marks"; print $marks "large\n"; close $marks; sleep 1000'
-        "#;
-    let mut holder = scene.hold_with(&[], Payload::Script(script));
-    scene.wait_for_mark("large");
-    let large = scene.record().payload_pid();
-    // In line already, so that it has the lock as soon as anybody can.
-    let plain = scene.payload(Payload::Plain);
-    let mut standby = scene.start(["run", "--wait", "--", &plain]);
-    standby.wait_for_line("standing by");
-    holder.crash();
-    let _standby = scene.wait_for_payload(standby);
-    assert!(!exists(large));
-    scene.assert_never_two_payloads();
-}
-
 /// NousResearch/hermes-agent#80204: six of seven leftovers ignored TERM.
 #[test]
 fn survivors_that_do_not_listen_are_killed_after_five_seconds() {
@@ -98,31 +52,6 @@ fn survivors_that_do_not_listen_are_killed_after_five_seconds() {
     assert!(took >= Duration::from_millis(4900), "{took:?}");
     assert!(!exists(stubborn));
     scene.assert_never_two_payloads();
-}
-
-#[test]
-fn survivors_that_cannot_be_ended_in_time_bound_the_start_by_name() {
-    for mode in [["--wait", "infinity"], ["--replace", "0"]] {
-        let scene = Scene::new();
-        let script = format!("{STUBBORN}exec sleep infinity\n");
-        let mut holder = scene.hold_with(&[], Payload::Script(&script));
-        let stubborn = marked_pid(&scene, "stubborn");
-        holder.crash();
-        let before = scene.footprint();
-        let mut args = vec!["run", mode[0], "--timeout", "1s"];
-        if mode[0] == "--replace" {
-            args.extend(["--kill-after", mode[1]]);
-        }
-        args.extend(["--", "touch", "ran"]);
-        let output = scene.finish(args);
-        output
-            .assert_code(81)
-            .assert_says("cannot be ended")
-            .assert_says(&format!("pid {stubborn} (sh "))
-            .assert_says("state ");
-        assert!(!scene.path("ran").exists());
-        assert_eq!(scene.footprint(), before);
-    }
 }
 
 /// A payload that changed its user sheds the parent-death signal; its environment may be gone, too.
@@ -164,42 +93,122 @@ fn children_of_survivors_are_ended_whatever_their_environment() {
     scene.assert_never_two_payloads();
 }
 
-/// A gateway under a gateway: what is left belongs to both.
+/// Two gateways, one below the other, killed at once: what is left belongs to the inner one, too.
 #[test]
-fn a_process_below_two_gateways_is_left_of_either() {
-    for crashed in ["outer", "inner"] {
-        let scene = Scene::new();
-        let leaf = "sleep infinity & echo \"leaf $!\" >>\"$SCENE/marks\"\nexec sleep infinity\n";
-        scene.script(&scene.path("bin/leaf"), &format!("#!/bin/sh\n{leaf}"));
-        let gateway = scene.program().to_str().unwrap().to_owned();
-        let script = format!("exec {gateway} -f inner.pid run -- \"$SCENE/bin/leaf\"\n");
-        let mut outer = scene.hold_with(&[], Payload::Script(&script));
-        let leaf = marked_pid(&scene, "leaf");
-        let inner = scene.record().payload_pid();
-        let ids = variable(leaf, "GATEWAY_RUN_ID");
-        let (above, own) = ids.split_once(':').expect("two run ids");
-        assert_eq!(above, scene.record().text("/run_id"));
-        let text = fs::read(scene.path("inner.pid")).unwrap();
-        let record = crate::harness::Record::read(&text).expect("a record");
-        assert_eq!(own, record.text("/run_id"));
-        if crashed == "outer" {
-            outer.crash();
-            wait_until_gone(inner);
-            assert!(exists(leaf));
-            let output = scene.finish(["run", "--", "true"]);
-            output.assert_code(0).assert_says(&format!("pid {leaf} "));
-        } else {
-            // Both go at once, so that the outer one cannot see to it.
-            outer.signal(Signal::STOP);
-            signal(inner, Signal::KILL);
-            outer.crash();
-            wait_until_gone(inner);
-            assert!(exists(leaf));
-            let output = scene.finish_command(scene.bare(["-f", "inner.pid", "run", "--", "true"]));
-            output.assert_code(0).assert_says(&format!("pid {leaf} "));
+fn a_process_below_two_gateways_is_left_of_the_inner_one() {
+    let scene = Scene::new();
+    let leaf = "sleep infinity & echo \"leaf $!\" >>\"$SCENE/marks\"\nexec sleep infinity\n";
+    scene.script(&scene.path("bin/leaf"), &format!("#!/bin/sh\n{leaf}"));
+    let gateway = scene.program().to_str().unwrap().to_owned();
+    let script = format!("exec {gateway} -f inner.pid run -- \"$SCENE/bin/leaf\"\n");
+    let mut outer = scene.hold_with(&[], Payload::Script(&script));
+    let leaf = marked_pid(&scene, "leaf");
+    let inner = scene.record().payload_pid();
+    let text = fs::read(scene.path("inner.pid")).unwrap();
+    let record = crate::harness::Record::read(&text).expect("a record");
+    let ids = variable(leaf, "GATEWAY_RUN_ID");
+    let expected = format!(
+        "{}:{}",
+        scene.record().text("/run_id"),
+        record.text("/run_id")
+    );
+    assert_eq!(ids, expected, "the outer one's first");
+    // Stopped first, so that it cannot see to it.
+    outer.signal(Signal::STOP);
+    signal(inner, Signal::KILL);
+    outer.crash();
+    wait_until_gone(inner);
+    assert!(exists(leaf));
+    let output = scene.finish_command(scene.bare(["-f", "inner.pid", "run", "--", "true"]));
+    output.assert_code(0).assert_says(&format!("pid {leaf} "));
+    assert!(!exists(leaf));
+}
+
+/// A supervisor's loop below a gateway that lives: it has the outer run id, and is nobody's survivor.
+#[test]
+fn a_nested_gateway_that_crashed_is_started_again_by_what_is_around_it() {
+    let scene = Scene::new();
+    let gateway = scene.program().to_str().unwrap().to_owned();
+    let script = format!(
+        r#"sleep infinity & echo "beside $!" >>"$SCENE/marks"
+        {gateway} -f inner.pid run -- sh -c 'sleep infinity & echo "leaf $!" >>"$SCENE/marks"; kill -KILL $GATEWAY_PID; sleep 9'
+        echo "code $?" >>"$SCENE/marks"
+        {gateway} -f inner.pid run -- true
+        echo "again $?" >>"$SCENE/marks"
+        exec sleep infinity
+        "#
+    );
+    let mut outer = scene.hold_with(&[], Payload::Script(&script));
+    scene.wait_for_mark("code 137");
+    scene.wait_for_mark("again 0");
+    assert!(!exists(marked_pid(&scene, "leaf")));
+    assert!(exists(marked_pid(&scene, "beside")) && outer.is_running());
+    assert!(exists(scene.record().payload_pid()));
+}
+
+/// A process with threads is not gone with its first thread, whatever its state letter says.
+#[test]
+fn a_payload_whose_first_thread_has_gone_is_awaited() {
+    let scene = Scene::new();
+    let source = r#"
+        #include <fcntl.h>
+        #include <pthread.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <unistd.h>
+        static void *rest(void *path) {
+            size_t size = 500u << 20;
+            memset(malloc(size), 1, size);
+            int marks = open(path, O_WRONLY | O_APPEND | O_CREAT, 0600);
+            write(marks, "large\n", 6);
+            for (;;) pause();
         }
-        assert!(!exists(leaf));
-    }
+        int main(int count, char **words) {
+            pthread_t thread;
+            pthread_create(&thread, NULL, rest, words[1]);
+            pthread_exit(NULL);
+        }
+    "#;
+    let program = compiled(&scene, "threads", source);
+    let script = format!("exec {program} \"$SCENE/marks\"\n");
+    let mut holder = scene.hold_with(&[], Payload::Script(&script));
+    scene.wait_for_mark("large");
+    let payload = scene.record().payload_pid();
+    assert_eq!(
+        crate::harness::state(payload),
+        Some('Z'),
+        "its first thread has gone"
+    );
+    // The payload's own lock is let go with its last thread.
+    let plain = scene.payload(Payload::Plain);
+    let mut standby = scene.start(["run", "--wait", "--", &plain]);
+    standby.wait_for_line("standing by");
+    holder.crash();
+    let _standby = scene.wait_for_payload(standby);
+    scene.assert_never_two_payloads();
+}
+
+/// What is being killed has no environment any more, and its descriptors still.
+#[test]
+fn a_large_child_that_dies_with_the_gateway_is_awaited() {
+    need("perl", "perl-base");
+    let scene = Scene::new();
+    let script = r#"perl -e '$x = "x" x 400_000_000;
+        open my $marks, ">>", "$ENV{SCENE}/marks"; print $marks "large $$
+"; close $marks; sleep 1000' &
+        exec sleep infinity
+        "#;
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    let large = marked_pid(&scene, "large");
+    let plain = scene.payload(Payload::Plain);
+    let mut standby = scene.start(["run", "--wait", "--", &plain]);
+    standby.wait_for_line("standing by");
+    // As a control group is killed: all at once.
+    signal(large, Signal::KILL);
+    holder.crash();
+    let _standby = scene.wait_for_payload(standby);
+    assert!(!exists(large));
+    scene.assert_never_two_payloads();
 }
 
 /// A helper that the payload started through a service manager is not the payload's.
@@ -289,27 +298,6 @@ fn a_start_from_inside_what_a_crash_left_is_refused() {
     assert_eq!(scene.footprint(), before);
 }
 
-#[test]
-fn a_stop_during_the_sweep_leaves_the_old_record_as_it_was() {
-    for stop in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let scene = Scene::new();
-        let script = format!("{STUBBORN}exec sleep infinity\n");
-        let mut holder = scene.hold_with(&[], Payload::Script(&script));
-        let stubborn = marked_pid(&scene, "stubborn");
-        holder.crash();
-        let before = Footprint::of(&scene.pid_file());
-        let mut next = scene.start(["run", "--", "touch", "ran"]);
-        next.wait_for_line("a crashed run left");
-        next.signal(stop);
-        assert_eq!(next.end(), End::of(stop));
-        assert_eq!(Footprint::of(&scene.pid_file()), before);
-        assert!(!scene.path("ran").exists());
-        // So the next start still knows what was left.
-        let mut again = scene.start(["run", "--", "true"]);
-        again.wait_for_line(&format!("pid {stubborn} "));
-    }
-}
-
 /// The search reads everybody's environment: a start after an ordered end does not pay for it.
 #[test]
 fn only_a_start_after_a_crash_looks_for_survivors() {
@@ -329,28 +317,6 @@ fn only_a_start_after_a_crash_looks_for_survivors() {
     scene.hold().crash();
     assert!(environments() > 0);
     assert_eq!(environments(), 0);
-}
-
-/// multikernel/sandlock#238: helpers outlived the end and fought with the next ones.
-#[test]
-fn what_a_payload_leaves_at_its_end_is_ended_before_the_lock_goes_and_said() {
-    let scene = Scene::new();
-    let script = format!("{FAMILY}exit 0\n");
-    let payload = scene.payload(Payload::Script(&script));
-    let holder = scene.start(["run", "--", &payload]);
-    // Whoever is next in line would meet what is left.
-    let next = scene.payload(Payload::Script("exit 0\n"));
-    scene.wait_for_mark("ready");
-    let standby = scene.start(["run", "--wait", "--", &next]);
-    let output = holder.output();
-    output
-        .assert_code(0)
-        .assert_says("ended 0 after")
-        .assert_says("left 3 processes, which were ended; run it in the foreground");
-    standby.output().assert_code(0);
-    let left = ["child", "setsid", "orphan"].map(|name| marked_pid(&scene, name));
-    assert!(!left.iter().any(|pid| exists(*pid)), "{left:?}");
-    scene.assert_never_two_payloads();
 }
 
 #[test]
@@ -396,23 +362,4 @@ fn an_ordered_stop_ends_all_of_the_payload_within_its_budget() {
     assert!((900..4500).contains(&took.as_millis()), "{took:?}");
     assert!(!exists(stubborn) && !left.iter().any(|pid| exists(*pid)));
     assert!(scene.record().is_ended());
-}
-
-/// `helper & exec gateway run …`: the helper is not payload, and lives on.
-#[test]
-fn children_that_we_had_before_are_not_payload() {
-    let scene = Scene::new();
-    let gateway = scene.program().to_str().unwrap();
-    let script = format!(
-        "sleep infinity & echo \"helper $!\" >>\"$SCENE/marks\"\n\
-         exec {gateway} -f gateway.pid run -- sh -c 'sleep infinity & echo \"child $!\" >>\"$SCENE/marks\"'\n"
-    );
-    let mut command = scene.command("sh");
-    command.args(["-c", &script]);
-    let started = scene.spawn(command);
-    let output = started.output();
-    let (helper, child) = (marked_pid(&scene, "helper"), marked_pid(&scene, "child"));
-    output.assert_code(0).assert_says("left 1 process");
-    assert!(exists(helper) && !exists(child));
-    assert_ne!(stat_field(helper, 3).as_deref(), Some("Z"));
 }
