@@ -29,9 +29,6 @@ const TICK_EARLY: Duration = Duration::from_millis(10);
 const TICK_LATER: Duration = Duration::from_millis(50);
 const EARLY: Duration = Duration::from_secs(1);
 
-/// How long a crowd leaves the winner alone.
-const CROWD: Duration = Duration::from_millis(200);
-
 /// What happens while the lock is sought, for whoever tells people.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -146,7 +143,7 @@ pub fn acquire(
         began,
         takeover: Takeover::new(rules),
         asked: Vec::new(),
-        crowded: false,
+        crowd: None,
         prober: None,
     };
     seeker.run(description, interrupt, progress)
@@ -158,8 +155,8 @@ struct Seeker<'a> {
     began: Instant,
     takeover: Takeover,
     asked: Vec<Former>,
-    /// The holder that everybody in line waited for has just ended.
-    crowded: bool,
+    /// Others are at the lock, too, and do not stay.
+    crowd: Option<Crowd>,
     /// The unproven locker of the last look.
     prober: Option<Option<Pid>>,
 }
@@ -206,11 +203,9 @@ impl Seeker<'_> {
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Option<Outcome>> {
-        let crowded = std::mem::take(&mut self.crowded);
-        let look = if crowded {
-            self.look_in_a_crowd(interrupt)?
-        } else {
-            look(self.path)?
+        let look = match self.crowd.take() {
+            Some(crowd) => self.look_in_a_crowd(crowd, interrupt)?,
+            None => look(self.path)?,
         };
         self.notice_probes(&look);
         let step = self
@@ -231,7 +226,7 @@ impl Seeker<'_> {
             (Step::Sleep(until), Look::Held { who, .. }) => {
                 told.waiting(&who, self.left(until), progress);
                 self.doze(&who, until, interrupt);
-                self.crowded = self.rules.mode == Mode::Wait && has_ended(&who);
+                self.crowd = Crowd::behind(&who, self.rules.mode);
                 Ok(None)
             }
             (Step::Refuse(refusal), Look::Held { who, .. }) => Ok(Some(self.refused(refusal, who))),
@@ -274,10 +269,9 @@ impl Seeker<'_> {
         !self.asked.is_empty() && !over
     }
 
-    /// Everybody in line was woken by the same end, and one of us has won. To look for it before it
-    /// has written its record would take the processor from the very one we wait for.
-    fn look_in_a_crowd(&self, interrupt: &mut dyn Interrupt) -> Result<Look> {
-        let end = Instant::now() + CROWD;
+    /// Tries the lock some times, and looks at no more than the record in between.
+    fn look_in_a_crowd(&self, crowd: Crowd, interrupt: &mut dyn Interrupt) -> Result<Look> {
+        let end = Instant::now() + crowd.span;
         while Instant::now() < end && !interrupt.interrupted() {
             match OpenFile::open_or_create(self.path)?.try_lock()? {
                 Try::Locked(locked) => return with_lock(locked, self.path),
@@ -287,10 +281,8 @@ impl Seeker<'_> {
                     }
                 }
             }
-            sleep(
-                interrupt.descriptor().map(Watched::Readable),
-                Some(scattered()),
-            );
+            let fds = interrupt.descriptor().map(Watched::Readable);
+            sleep(fds, Some(crowd.pause));
         }
         look(self.path)
     }
@@ -460,9 +452,37 @@ fn has_ended(who: &Sighting) -> bool {
     matches!(who, Sighting::Proven(holder) | Sighting::Ending(holder) if holder.has_ended())
 }
 
-/// Ten to twenty milliseconds, not the same for everybody.
-fn scattered() -> Duration {
-    Duration::from_millis(10 + u64::from(std::process::id() % 10))
+/// Others who are at the lock for a moment.
+#[derive(Clone, Copy)]
+struct Crowd {
+    /// How long to pause between tries.
+    pause: Duration,
+    /// How long before a look at who really holds.
+    span: Duration,
+}
+
+impl Crowd {
+    fn behind(who: &Sighting, mode: Mode) -> Option<Self> {
+        let millis = Duration::from_millis;
+        match (who, mode) {
+            // Everybody in line was woken by the same end, and one has won. To look for it before
+            // it has written its record would take the processor from the very one we wait for.
+            // The pause is not the same for everybody.
+            (_, Mode::Wait) if has_ended(who) => {
+                let pause = millis(10 + u64::from(std::process::id() % 10));
+                Some(Self {
+                    pause,
+                    span: millis(200),
+                })
+            }
+            // Probes come and go quicker than anybody can be looked for.
+            (Sighting::Foreign(_) | Sighting::Invisible(_), Mode::Plain) => Some(Self {
+                pause: millis(1),
+                span: millis(20),
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// Whether somebody holds an earlier file of this path. Asked where the record does not name this

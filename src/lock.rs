@@ -85,6 +85,7 @@ impl OpenFile {
     /// `ErrorKind::PidFile`: missing permissions, not a regular file, an executable or large file
     /// (a mistyped path must not cost anybody a program), no file system to write to.
     pub fn open_or_create(path: &Path) -> Result<Self> {
+        let mut errno = Errno::AGAIN;
         // Each round lost means that somebody else made or removed the file in between.
         for _ in 0..1000 {
             match open(path, OFlags::RDWR) {
@@ -93,13 +94,11 @@ impl OpenFile {
             }
             create_directories(path)?;
             match create(path) {
-                Err(Errno::EXIST | Errno::NOENT) => {}
+                Err(lost @ (Errno::EXIST | Errno::NOENT)) => errno = lost,
                 other => return Self::checked(other, path, "cannot create"),
             }
         }
-        Err(Error::pid_file("cannot open", path)
-            .because(Errno::AGAIN)
-            .advise("somebody removes it all the time"))
+        Err(explain("cannot create", path, errno))
     }
 
     /// Opens an existing pid file for reading only. `None`: there is none.

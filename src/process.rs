@@ -347,13 +347,29 @@ pub fn argv(pid: Pid) -> Vec<OsString> {
 pub struct Environ(Vec<u8>);
 
 impl Environ {
-    /// Reads it. `None`: not for us to read, or the process is on its way out.
+    /// Reads it. `None`: not for us to read, or there is none: the process is on its way out, is
+    /// becoming another program at this moment, or was started without one.
     #[must_use]
     pub fn of(pid: Pid) -> Option<Self> {
         read_bounded(&format!("/proc/{pid}/environ"), 8 << 20)
             .ok()
             .filter(|bytes| !bytes.is_empty())
             .map(Self)
+    }
+
+    /// Reads it, some times within some milliseconds if there is none: execve(2) takes the old one
+    /// away before the new one can be read.
+    #[must_use]
+    pub fn settled(pid: Pid) -> Option<Self> {
+        let mut tries = 0..8;
+        loop {
+            let found = Self::of(pid);
+            let leaving = || Stat::of(pid).is_none_or(|stat| stat.is_exiting() || stat.is_dead());
+            if found.is_some() || tries.next().is_none() || leaving() {
+                return found;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     /// From bytes as in `/proc/PID/environ`: `NAME=value`, each ended by a zero byte.

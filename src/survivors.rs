@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
         if record.is_none() && self.by_path.is_none() {
             return None;
         }
-        match Environ::of(stat.pid) {
+        match Environ::settled(stat.pid) {
             Some(environ) => {
                 let by_id = record.is_some_and(|record| is_marked_by(record, &environ));
                 (by_id || self.is_ours_by_path(&environ)).then_some(Tie::Marked)
@@ -243,10 +243,13 @@ fn same_invocation(environ: &Environ, record: &Record) -> bool {
     environ.get("INVOCATION_ID") == record.invocation_id.as_deref().map(str::as_bytes)
 }
 
-/// On its way out, and of a user whose processes the run could have had.
+/// On its way out, and of a user whose processes the run could have had. It is looked at again: it
+/// may have been killed since.
 fn may_have_belonged(record: &Record, stat: &Stat) -> bool {
     let eligible = || record.uid == 0 || process::uid(stat.pid) == Some(record.uid);
-    stat.is_exiting() && eligible()
+    let leaving =
+        |now: Stat| now.start_time == stat.start_time && now.is_exiting() && !now.is_dead();
+    eligible() && Stat::of(stat.pid).is_some_and(leaving)
 }
 
 /// What became of them.

@@ -394,7 +394,9 @@ impl Cgroup {
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || *c == '-')
             .collect();
-        let path = root.join(own).join(name);
+        let parent = root.join(own);
+        remove_what_killed_tests_left(&parent);
+        let path = parent.join(name);
         fs::create_dir(&path)
             .unwrap_or_else(|cause| panic!("cannot create {}: {cause}", path.display()));
         Self { path }
@@ -405,6 +407,19 @@ impl Cgroup {
         let deadline = Instant::now() + SOON;
         while remove_tree(&self.path).is_err() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A test that was killed could not remove its cgroup; the kernel ended all in it.
+fn remove_what_killed_tests_left(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name
+            .strip_prefix("gateway-test-")
+            .and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = remove_tree(&entry.path());
         }
     }
 }

@@ -31,6 +31,7 @@ pub struct Cli {
 }
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The pid file's path.
     #[arg(short = 'f', long, alias = "pidfile", global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]

@@ -52,7 +52,7 @@ impl<'a> Narrator<'a> {
                     "taking over: asked"
                 };
                 self.say(&format!(
-                    "{why} {} to stop ({kill}), {path}",
+                    "{why} {}, to stop ({kill}), {path}",
                     words::holder(holder)
                 ));
             }

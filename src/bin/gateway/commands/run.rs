@@ -227,7 +227,7 @@ impl Session<'_> {
                 && !is_own(record)
             {
                 self.voice.notice(&format!(
-                    "{what} {unit}, which is down now; start it again with: {start}"
+                    "{what} {unit}, which is down unless it restarts by itself; start it again with: {start}"
                 ));
             }
         }
