@@ -47,6 +47,7 @@
 //!   never signalled, and is not found as the holder of a removed file.
 
 #![warn(missing_docs)]
+#![deny(unsafe_code)]
 
 pub mod acquire;
 pub mod bell;
@@ -64,6 +65,7 @@ pub mod signals;
 pub mod stop;
 pub mod supervise;
 pub mod survivors;
+#[allow(unsafe_code, reason = "the one fenced place")]
 pub mod sys;
 pub mod takeover;
 pub mod user;

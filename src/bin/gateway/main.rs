@@ -5,6 +5,7 @@
 //! does for a program is done here: see [`main`].
 
 #![cfg_attr(not(test), no_main)]
+#![deny(unsafe_code)]
 
 mod cli;
 mod commands;
@@ -25,6 +26,7 @@ use crate::message::Voice;
 
 /// Called by the C runtime. std finds the arguments by itself (glibc hands them to `.init_array`).
 // SAFETY: the name is the C runtime's own for this very function, and nothing else here defines it.
+#[allow(unsafe_code, reason = "the attribute alone: nothing in here is unsafe")]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main() -> std::ffi::c_int {
     if gateway_lock::sys::ensure_standard_streams().is_err() {
