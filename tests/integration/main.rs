@@ -24,3 +24,4 @@ mod survivors;
 mod takeover;
 mod terminal;
 mod tools;
+mod tour;

@@ -465,3 +465,21 @@ fn neighbours_and_readers_disturb_nobody() {
     assert_eq!(holder.stderr(), "");
     assert!(holder.is_running());
 }
+
+/// A file mounted over ours is a replacement, too.
+#[test]
+fn a_file_mounted_over_ours_is_claimed() {
+    let scene = Scene::new();
+    let space = MountSpace::new(&scene, "mount -t tmpfs tmpfs /mnt\n: >/mnt/other");
+    let file = Path::new("/mnt/gateway.pid");
+    let mut holder = scene.spawn(space.gateway(file, ["run", "--", "sleep", "infinity"]));
+    wait_for_lock(&space.inside(file), &holder);
+    let mut mount = scene.command("mount");
+    mount.args(["--bind", "/mnt/other", "/mnt/gateway.pid"]);
+    scene.finish_command(space.command(&mount)).assert_code(0);
+    wait_for_lock(&space.inside(Path::new("/mnt/other")), &holder);
+    scene
+        .finish_command(space.gateway(file, ["run", "--", "true"]))
+        .assert_code(80);
+    assert!(holder.is_running());
+}

@@ -233,3 +233,13 @@ fn a_stop_at_any_moment_of_the_start_leaves_nothing_running() {
         "some came late enough"
     );
 }
+
+#[test]
+fn no_time_at_all_is_an_answer_too() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&["--stop-timeout", "0"], Payload::Deaf);
+    scene.wait_for_mark("deaf");
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    assert_eq!(scene.record().number("/exit/signal"), 9);
+}

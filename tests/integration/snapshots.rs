@@ -305,3 +305,16 @@ fn the_first_words_of_status() {
     drop(locker);
     assert_snapshot("status-first-words", &out);
 }
+
+/// Their content is checked in the shells themselves, where the packages are.
+#[test]
+fn completions_are_printed_for_each_shell() {
+    let scene = Scene::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = scene.finish_command(scene.bare(["completions", shell]));
+        output.assert_code(0);
+        for word in ["run", "status", "stop", "list", "replace"] {
+            assert!(output.stdout.contains(word), "{shell}: {word}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::harness::{
-    End, Payload, Process, SOON, Scene, Signal, in_pid_namespace, lockers, until,
+    End, Payload, Process, SOON, Scene, Signal, in_pid_namespace, lockers, need, until,
 };
 use crate::people::{Canary, record_naming};
 
@@ -90,13 +90,11 @@ fn an_unlocked_file_with_any_contents_is_taken() {
         .into_bytes(),
     );
     for contents in everything {
-        for options in [
-            &["run", "--", "true"][..],
-            &["run", "--replace", "--", "true"],
-        ] {
+        for replace in [&[][..], &["--replace"]] {
+            let options = [&["run"], replace, &["--", "true"]].concat();
             let scene = Scene::new();
             fs::write(scene.pid_file(), &contents).unwrap();
-            let output = scene.finish(options);
+            let output = scene.finish(&options);
             assert_eq!(
                 output.end,
                 End::Code(0),
@@ -328,4 +326,202 @@ fn different_files_do_not_exclude_each_other() {
     command.args(["--", "true"]);
     scene.finish_command(command).assert_code(0);
     assert_eq!(lockers(&scene.pid_file()), [holder.pid()]);
+}
+
+/// jordanhubbard/mac#144: SIGKILL in the middle of a drain left files that blocked every start.
+#[test]
+fn a_kill_in_the_middle_of_a_stop_blocks_nobody() {
+    let scene = Scene::new();
+    for round in 0..5 {
+        let mut holder = scene.hold_with(&[], Payload::Slow("60"));
+        until("the payload is ready", SOON, || {
+            let ready = scene
+                .lines("marks")
+                .iter()
+                .filter(|mark| *mark == "ready")
+                .count();
+            (ready == round + 1).then_some(())
+        });
+        holder.signal(Signal::TERM);
+        until("it drains", SOON, || {
+            let stops = scene
+                .lines("marks")
+                .iter()
+                .filter(|mark| mark.starts_with("stopped"))
+                .count();
+            (stops == round + 1).then_some(())
+        });
+        holder.crash();
+    }
+    scene
+        .finish(["run", "--replace", "--", "true"])
+        .assert_code(0);
+    scene.assert_never_two_payloads();
+}
+
+/// tox-dev/filelock#561: the file is replaced between the opening and the locking of it.
+#[test]
+fn a_file_that_is_replaced_between_open_and_lock_is_noticed() {
+    need("strace", "strace");
+    let scene = Scene::new();
+    fs::write(scene.pid_file(), "").unwrap();
+    let payload = scene.payload(Payload::Plain);
+    let command = scene.gateway(["run", "--", &payload]);
+    let mut slow = scene.command("strace");
+    slow.args(["-f", "-o", "/dev/null", "-e", "trace=flock"]);
+    slow.args(["-e", "inject=flock:delay_enter=1500000:when=1", "--"]);
+    slow.arg(command.get_program()).args(command.get_args());
+    let slow = scene.spawn(slow);
+    let has_it_open = |pid: u32| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+            .any(|link| link == scene.pid_file())
+    };
+    until("the slow one has opened the file", SOON, || {
+        crate::harness::descendants(slow.pid())
+            .into_iter()
+            .find(|pid| has_it_open(*pid))
+    });
+    fs::remove_file(scene.pid_file()).unwrap();
+    let holder = scene.hold();
+    let output = slow.output();
+    output
+        .assert_code(80)
+        .assert_says(&holder.pid().to_string());
+    scene.assert_never_two_payloads();
+}
+
+/// aristanetworks/bst#74: the parent dies between the fork and the parent-death signal.
+#[test]
+fn a_gateway_that_dies_while_it_forks_starts_nothing() {
+    need("strace", "strace");
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Plain);
+    let command = scene.gateway(["run", "--", &payload]);
+    let mut slow = scene.command("strace");
+    slow.args(["-f", "-o", "/dev/null", "-e", "trace=prctl"]);
+    slow.args(["-e", "inject=prctl:delay_enter=500000", "--"]);
+    slow.arg(command.get_program()).args(command.get_args());
+    let _slow = scene.spawn(slow);
+    let record = scene.wait_for_record("a record", |record| !record.is_ended());
+    let child = until("its child", SOON, || {
+        crate::harness::descendants(record.pid()).first().copied()
+    });
+    assert!(
+        scene.started_payloads().is_empty(),
+        "the child is held up in time"
+    );
+    crate::harness::kill(record.pid());
+    until("the child has ended", SOON, || {
+        (!crate::harness::exists(child)).then_some(())
+    });
+    assert_eq!(scene.started_payloads(), [0; 0]);
+}
+
+/// manticoresoftware/manticoresearch#4895: an exiting daemon removed its successor's file.
+#[test]
+fn a_whole_life_removes_and_truncates_nothing() {
+    let scene = Scene::new();
+    let calls = "trace=unlink,unlinkat,rename,renameat,renameat2,link,linkat,truncate,ftruncate,pwrite64,openat,flock";
+    let payload = scene.payload(Payload::Graceful);
+    let command = scene.gateway(["run", "--", &payload]);
+    let mut trace = crate::harness::Trace::start(&scene, calls, &command);
+    let record = scene.wait_for_record("a payload", |record| record.has_payload());
+    scene.wait_for_mark("ready");
+    scene
+        .finish(["run", "--replace", "--", "true"])
+        .assert_code(0);
+    assert_eq!(trace.process.end(), End::Code(0));
+    let own: Vec<_> = trace
+        .calls()
+        .into_iter()
+        .filter(|call| call.pid == record.pid())
+        .collect();
+    let path = scene.pid_file();
+    let path = path.to_str().unwrap();
+    for call in &own {
+        let forbidden = call.name.starts_with("unlink")
+            || call.name.starts_with("rename")
+            || call.name.starts_with("link")
+            || call.name == "openat" && call.rest.contains(path) && call.rest.contains("O_TRUNC")
+            || call.name == "flock" && call.rest.contains("LOCK_UN");
+        assert!(!forbidden, "{call:?}");
+    }
+    // Each write is followed by the cut to its length, never preceded by one to nothing.
+    let writes: Vec<_> = own
+        .iter()
+        .filter(|call| call.name == "pwrite64" || call.name == "ftruncate")
+        .map(|call| call.name.as_str())
+        .collect();
+    assert!(writes.len() >= 3, "{writes:?}");
+    assert_eq!(writes[0], "pwrite64");
+    for cut in own.iter().filter(|call| call.name == "ftruncate") {
+        assert!(!cut.rest.contains(", 0)"), "{cut:?}");
+    }
+}
+
+/// irungentoo/toxcore#1111: readers caught the empty moment.
+#[test]
+fn a_reader_never_meets_an_empty_file() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let payload = scene.payload(Payload::Plain);
+    let enough = std::sync::atomic::AtomicBool::new(false);
+    let path = scene.pid_file();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut reads, mut bad) = (0u32, Vec::new());
+            while !enough.load(std::sync::atomic::Ordering::Relaxed) {
+                let bytes = fs::read(&path).unwrap();
+                let line = bytes.split(|byte| *byte == b'\n').next().unwrap().to_vec();
+                let sound = line.iter().all(u8::is_ascii_digit) && bytes.contains(&b'\n');
+                if !sound {
+                    bad.push(String::from_utf8_lossy(&bytes).into_owned());
+                }
+                reads += 1;
+            }
+            (reads, bad)
+        });
+        for _ in 0..20 {
+            holder = scene.wait_for_payload(scene.start(["run", "--replace", "--", &payload]));
+        }
+        enough.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (reads, bad) = reader.join().unwrap();
+        assert_eq!(bad, Vec::<String>::new());
+        assert!(reads > 100, "{reads}");
+    });
+    assert!(holder.is_running());
+}
+
+/// Two names for one file are one lock.
+#[test]
+fn a_hard_link_is_the_same_lock() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    fs::hard_link(scene.pid_file(), scene.path("other.pid")).unwrap();
+    let other = |words: &[&str]| {
+        let mut command = scene.bare(["-f", "other.pid"]);
+        command.args(words);
+        scene.finish_command(command)
+    };
+    other(&["run", "--", "true"]).assert_code(80);
+    other(&["run", "--replace", "--", "true"]).assert_code(0);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    scene.finish(["run", "--", "true"]).assert_code(0);
+}
+
+#[test]
+fn the_payload_can_ask_about_itself() {
+    let scene = Scene::new();
+    let mut command = scene.gateway(["run", "--", "sh", "-c", "\"$GATEWAY\" status --json"]);
+    command
+        .env("GATEWAY", scene.program())
+        .env_remove("GATEWAY_STATE_DIR");
+    let output = scene.finish_command(command);
+    output.assert_code(0);
+    let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(json["pid_file"], scene.pid_file().to_str().unwrap());
+    assert_eq!(json["state"], "held");
 }

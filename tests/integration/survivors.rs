@@ -372,3 +372,67 @@ fn a_survivor_of_an_earlier_boot_is_nobody() {
     scene.finish(["run", "--", "true"]).assert_code(0);
     canary.assert_undisturbed();
 }
+
+/// A chain of processes, each of which starts the next one in a session of its own and ends.
+const CHAIN: &str = "#!/bin/sh\n[ -e \"$SCENE/stop-chain\" ] || setsid \"$0\" &\n";
+
+#[test]
+fn a_chain_of_short_lived_descendants_is_ended_with_the_payload() {
+    let scene = Scene::new();
+    scene.script(&scene.path("chain"), CHAIN);
+    let script = "\"$SCENE/chain\"\nexec sleep infinity\n";
+    for _ in 0..5 {
+        let mut holder = scene.hold_with(&["--stop-timeout", "2s"], Payload::Script(script));
+        std::thread::sleep(Duration::from_millis(50));
+        holder.signal(Signal::TERM);
+        assert_eq!(holder.end(), End::of(Signal::TERM));
+        assert_eq!(scene.members(), [0; 0]);
+    }
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn a_chain_of_short_lived_descendants_is_ended_after_a_crash() {
+    let scene = Scene::new();
+    scene.script(&scene.path("chain"), CHAIN);
+    let script = "\"$SCENE/chain\"\nexec sleep infinity\n";
+    let payload = scene.payload(Payload::Script(script));
+    let mut holder = scene.wait_for_payload(scene.start(["run", "--", &payload]));
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(30));
+        holder.crash();
+        holder = scene.wait_for_payload(scene.start(["run", "--", &payload]));
+        scene.assert_never_two_payloads();
+    }
+    std::fs::write(scene.path("stop-chain"), "").unwrap();
+}
+
+/// Icinga/icinga2#5991: a file that the service's user may write steered root's signals.
+#[test]
+fn a_forged_record_steers_no_signal_of_roots() {
+    let scene = Scene::for_everybody();
+    let roots = Canary::new();
+    let folder = scene.path("shared");
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("gateway.pid");
+    let start = crate::harness::stat_field(roots.pid(), 22).unwrap();
+    let payload = format!(
+        "\"payload\":{{\"pid\":{},\"start_time\":{start},\"argv\":[\"sleep\"]}},",
+        roots.pid()
+    );
+    for words in [
+        &["run", "--", "true"][..],
+        &["run", "--replace", "--", "true"],
+        &["stop"],
+    ] {
+        let text = record_with(&file, 4_000_000, &payload);
+        fs::write(&file, text).unwrap();
+        for path in [&folder, &file] {
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let mut command = scene.bare(["-f"]);
+        command.arg(&file).args(words);
+        scene.finish_command(command);
+        roots.assert_undisturbed();
+    }
+}
