@@ -37,19 +37,28 @@ impl Canary {
     /// Fails if it was ever signalled.
     #[track_caller]
     pub fn assert_heard_nothing(&self) {
-        let pid = self.pid();
-        let state = state(pid);
-        assert!(
-            matches!(state, Some('R' | 'S' | 'D')),
-            "the bystander was killed or stopped: {state:?}"
-        );
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
-        let pending: Vec<&str> = status
-            .lines()
-            .filter(|line| line.starts_with("SigPnd") || line.starts_with("ShdPnd"))
-            .filter_map(|line| line.split_whitespace().nth(1))
-            .filter(|set| set.bytes().any(|digit| digit != b'0'))
-            .collect();
-        assert_eq!(pending, Vec::<&str>::new(), "the bystander was signalled");
+        assert_heard_nothing(self.pid());
     }
+}
+
+/// Fails if this process, which blocks all signals, was ever sent one.
+#[track_caller]
+pub fn assert_heard_nothing(pid: u32) {
+    let state = state(pid);
+    assert!(
+        matches!(state, Some('R' | 'S' | 'D')),
+        "the bystander {pid} was killed or stopped: {state:?}"
+    );
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let pending: Vec<&str> = status
+        .lines()
+        .filter(|line| line.starts_with("SigPnd") || line.starts_with("ShdPnd"))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .filter(|set| set.bytes().any(|digit| digit != b'0'))
+        .collect();
+    assert_eq!(
+        pending,
+        Vec::<&str>::new(),
+        "the bystander {pid} was signalled"
+    );
 }

@@ -11,10 +11,18 @@
 mod harness;
 
 mod canary;
+#[cfg(target_arch = "x86_64")]
+mod errnos;
+#[cfg(target_arch = "x86_64")]
+mod fault_sweep;
 mod form;
 #[cfg(target_arch = "x86_64")]
 mod kill_sweep;
+#[cfg(target_arch = "x86_64")]
+mod pid_reuse;
+mod recycle;
 mod stage;
+mod storm;
 // It puts a call's number and answer into registers, whose places are those of this architecture.
 #[cfg(target_arch = "x86_64")]
 mod trace;

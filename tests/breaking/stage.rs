@@ -20,9 +20,10 @@ pub const NEXT: Duration = Duration::from_secs(2);
 /// How long anything may take before it counts as hung.
 pub const HUNG: Duration = Duration::from_secs(20);
 
-/// A command that stays, and reports if the pid file was not locked when it started.
+/// A command that stays, and reports if the pid file was not locked when it started. It waits a
+/// moment before: after a kill of the gateway the kernel frees the lock before it ends the command.
 pub const STAYS: Payload<'static> = Payload::Script(concat!(
-    "flock -n \"$GATEWAY_PID_FILE\" true && echo $$ >>\"$SCENE/unlocked\"\n",
+    "flock -n \"$GATEWAY_PID_FILE\" true && sleep 0.1 && echo $$ >>\"$SCENE/unlocked\"\n",
     "exec sleep infinity\n"
 ));
 
@@ -72,6 +73,18 @@ impl Stage {
         let file = |path| fs::File::create(path).expect("a file for what it says");
         command.stdout(file(&stdout)).stderr(file(&stderr));
         (command, stderr)
+    }
+
+    /// A holder that was not asked to go holds as before.
+    #[track_caller]
+    pub fn assert_kept_are_up(&self, what: &str) {
+        for kept in self.kept.borrow_mut().iter_mut() {
+            assert!(
+                kept.is_running() && self.is_up(kept.pid()),
+                "{what}: the holder was harmed: {}",
+                kept.stderr()
+            );
+        }
     }
 
     /// Another gateway holds, and its command runs.
@@ -136,9 +149,18 @@ impl Stage {
                 &format!("{}\n", record.pid()),
                 &format!("{}\n", self.canary.pid()),
                 1,
-            )
-            // Pid and start time together are an identity; a recycled pid has another start time.
-            .replace("\"start_time\":", "\"start_time\":1");
+            );
+        // Pid and start time together are an identity: who has the pid now has started later.
+        let start = |pointer| record.number(pointer);
+        let earlier = start("/start_time") - 100;
+        let text = [start("/start_time"), start("/payload/start_time")]
+            .iter()
+            .fold(text, |text, start| {
+                text.replace(
+                    &format!("\"start_time\":{start}"),
+                    &format!("\"start_time\":{earlier}"),
+                )
+            });
         fs::write(self.scene.pid_file(), text).expect("the pid file can be written");
     }
 

@@ -24,8 +24,12 @@ pub enum Plan {
     Watch,
     /// SIGKILL to the gateway at this call, before it is performed.
     KillAt(u64),
+    /// Stands still before this call, until [`Traced::go_on`].
+    PauseAt(u64),
     /// This call fails, with the errno of this number in the table for the call.
     FailAt { call: u64, choice: usize },
+    /// The same, with one that chance takes.
+    FailSomehowAt { call: u64, chance: usize },
 }
 
 /// A call, as it was found when it was struck.
@@ -64,7 +68,8 @@ struct Shared {
     /// Calls are counted from the moment this is set.
     armed: AtomicBool,
     calls: AtomicU64,
-    struck: AtomicBool,
+    paused: AtomicBool,
+    released: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -113,6 +118,21 @@ impl Traced {
         self.shared.ended.load(Ordering::SeqCst)
     }
 
+    /// Waits until it stands still. `false`: it came to rest, or ended, without that.
+    pub fn wait_for_pause(&self, quiet: Duration) -> bool {
+        let is_paused = || self.shared.paused.load(Ordering::SeqCst);
+        self.settle(Duration::from_secs(20), quiet, || true);
+        is_paused()
+    }
+
+    /// Lets it go on, and past the place where it was to stand still.
+    pub fn go_on(&self) {
+        self.shared.released.store(true, Ordering::SeqCst);
+        while self.shared.paused.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
     fn calls(&self) -> u64 {
         self.shared.calls.load(Ordering::SeqCst)
     }
@@ -122,7 +142,7 @@ impl Traced {
     pub fn settle(&self, limit: Duration, quiet: Duration, mut done: impl FnMut() -> bool) -> bool {
         let began = Instant::now();
         let (mut calls, mut since) = (self.calls(), Instant::now());
-        while !self.has_ended() {
+        while !self.has_ended() && !self.shared.paused.load(Ordering::SeqCst) {
             if self.calls() != calls {
                 (calls, since) = (self.calls(), Instant::now());
             }
@@ -159,6 +179,7 @@ impl Drop for Traced {
             if !self.has_ended() {
                 signal(self.pid, Signal::KILL);
             }
+            self.go_on();
             let _ = thread.join();
         }
     }
@@ -328,9 +349,28 @@ impl<'a> Tracer<'a> {
                 self.strike(pid, found(pid), None);
                 signal(self.main.cast_unsigned(), Signal::KILL);
             }
-            Plan::FailAt { call: at, choice } if at == call => self.fail(pid, choice),
+            Plan::PauseAt(at) if at == call => {
+                self.strike(pid, found(pid), None);
+                self.pause();
+            }
+            Plan::FailAt { call: at, choice } if at == call => {
+                self.fail(pid, |errnos| errnos.get(choice).copied());
+            }
+            Plan::FailSomehowAt { call: at, chance } if at == call => {
+                self.fail(pid, |errnos| {
+                    errnos.get(chance % errnos.len().max(1)).copied()
+                });
+            }
             _ => {}
         }
+    }
+
+    fn pause(&self) {
+        self.shared.paused.store(true, Ordering::SeqCst);
+        while !self.shared.released.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        self.shared.paused.store(false, Ordering::SeqCst);
     }
 
     fn strike(&mut self, pid: i32, call: Struck, errno: Option<i32>) {
@@ -339,13 +379,12 @@ impl<'a> Tracer<'a> {
             errno,
             ..call
         });
-        self.shared.struck.store(true, Ordering::SeqCst);
     }
 
-    fn fail(&mut self, pid: i32, choice: usize) {
+    fn fail(&mut self, pid: i32, choose: impl Fn(&[i32]) -> Option<i32>) {
         let call = found(pid);
         let errnos = (self.errnos)(call.number, call.path.as_deref());
-        let Some(errno) = errnos.get(choice).copied() else {
+        let Some(errno) = choose(errnos) else {
             return;
         };
         // Call -1 does not exist: nothing is done, and its answer is put in place afterwards.
