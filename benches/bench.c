@@ -526,14 +526,12 @@ static const struct row {
 
 static const size_t row_count = sizeof rows / sizeof *rows;
 
-static void measure(const char *name)
+static const struct row *row_called(const char *name)
 {
     for (size_t i = 0; i < row_count; i++)
-        if (strcmp(rows[i].name, name) == 0) {
-            rows[i].measure();
-            return;
-        }
-    die("no row is called %s", name);
+        if (strcmp(rows[i].name, name) == 0)
+            return &rows[i];
+    return NULL;
 }
 
 static int usage(void)
@@ -556,15 +554,18 @@ int main(int argc, char **argv)
     }
     if (argc - optind < 2 || rounds < 50 || seconds < 1)
         return usage();
-    programs = realpath(argv[optind], NULL);
-    work = realpath(argv[optind + 1], NULL);
+    programs = realpath(argv[optind++], NULL);
+    work = realpath(argv[optind++], NULL);
     if (!programs || !work || chdir(work) != 0)
         return usage();
+    for (int i = optind; i < argc; i++)
+        if (!row_called(argv[i]))
+            return usage();
     adopt();
     print_head();
-    for (int i = optind + 2; i < argc; i++)
-        measure(argv[i]);
-    for (size_t i = 0; i < row_count && argc - optind == 2; i++)
+    for (int i = optind; i < argc; i++)
+        row_called(argv[i])->measure();
+    for (size_t i = 0; i < row_count && optind == argc; i++)
         rows[i].measure();
     return 0;
 }

@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sent.h"
+
 static int nowhere;
 
 void die(const char *format, ...)
@@ -44,6 +46,7 @@ char *text(const char *format, ...)
 static void interrupted(int signal)
 {
     end_all();
+    stop_watching();
     _exit(128 + signal);
 }
 
@@ -57,6 +60,8 @@ void adopt(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
+    /* A shell starts what it does not wait for with SIGQUIT ignored. */
+    signal(SIGQUIT, SIG_DFL);
 }
 
 /* Only what is needed after a signal: no stdio. */

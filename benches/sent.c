@@ -38,7 +38,7 @@ static void tell(const char *name, const char *value)
     close(file);
 }
 
-static void forget(void)
+void stop_watching(void)
 {
     if (instance)
         rmdir(instance);
@@ -57,7 +57,7 @@ void begin_watching(const char *work)
     instance = text("%s/instances/gateway-bench-%d", mounted, (int)getpid());
     if (mkdir(instance, 0700) != 0)
         die("cannot make %s: %s", instance, strerror(errno));
-    atexit(forget);
+    atexit(stop_watching);
     tell("trace_clock", "mono");
 }
 

@@ -7,6 +7,9 @@
 /* Makes the trace visible below WORKDIR, for this process and what it starts. */
 void begin_watching(const char *work);
 
+/* Takes the trace away again; done at exit, and to be done at a signal. Async-signal-safe. */
+void stop_watching(void);
+
 /* From now on only this signal to this process counts. */
 void watch_for(pid_t target, int signal);
 
