@@ -20,7 +20,7 @@ fn nothing_is_left_when_a_booted_systemd_is_dropped() {
     systemd.write("/var/lib/gateway/left", "");
     systemd.units([(
         "sleeper.service",
-        "[Service]\nExecStart=/bin/sleep infinity\n",
+        "[Service]\nType=exec\nExecStart=/bin/sleep infinity\n",
     )]);
     systemd.ok(["systemctl", "start", "sleeper"]);
     let cgroup = systemd.cgroup().to_owned();

@@ -128,7 +128,7 @@ fn another_service_that_only_inherited_the_run_id_is_left_alone() {
         ("web.service", &unit("-n web -- /run/test/plain web", "")),
         (
             "other.service",
-            "[Service]\nExecStart=/bin/sleep infinity\n",
+            "[Service]\nType=exec\nExecStart=/bin/sleep infinity\n",
         ),
     ]);
     systemd.ok(["systemctl", "start", "web"]);

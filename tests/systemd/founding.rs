@@ -88,7 +88,7 @@ fn each_crash_is_one_restart(start: &str) {
     systemd.script("/run/test/spoil", SPOIL);
     systemd.units([(
         "stranger.service",
-        "[Service]\nExecStart=/bin/sleep infinity\n",
+        "[Service]\nType=exec\nExecStart=/bin/sleep infinity\n",
     )]);
     systemd.ok(["systemctl", "start", "stranger"]);
     let stranger = systemd.property("stranger", "MainPID");
