@@ -29,6 +29,9 @@ const TICK_EARLY: Duration = Duration::from_millis(10);
 const TICK_LATER: Duration = Duration::from_millis(50);
 const EARLY: Duration = Duration::from_secs(1);
 
+/// How long it is not said that nobody can be seen behind the lock.
+const UNSEEN: Duration = Duration::from_secs(1);
+
 /// What happens while the lock is sought, for whoever tells people.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -405,7 +408,7 @@ impl Seeker<'_> {
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Swept> {
-        let run = Run::of(last, locked.path(), locked.names_itself(last))?;
+        let run = Run::of(locked, last)?;
         if !run.may_have_survivors() {
             return Ok(Swept::Clean(Vec::new()));
         }
@@ -520,7 +523,8 @@ pub fn standing(who: &Sighting, mode: Mode) -> Standing {
         ending,
     };
     match who {
-        Sighting::Proven(holder) => proven(holder, false),
+        // Just killed: the lock is as good as free.
+        Sighting::Proven(holder) => proven(holder, mode == Mode::Plain && holder.is_dying()),
         Sighting::Ending(holder) => proven(holder, true),
         Sighting::Starting(_) => Standing::Starting,
         Sighting::Foreign(_) | Sighting::Invisible(_) => Standing::Unproven,
@@ -607,6 +611,7 @@ struct Told {
     whom: Option<Option<Pid>>,
     at: Option<Instant>,
     in_trouble: bool,
+    unseen_since: Option<Instant>,
 }
 
 impl Told {
@@ -622,6 +627,19 @@ impl Told {
         left: Option<Duration>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) {
+        // A holder that is just being killed cannot be seen for a moment either.
+        let unseen = matches!(who, Sighting::Invisible(_));
+        self.unseen_since = if unseen {
+            self.unseen_since.or(Some(Instant::now()))
+        } else {
+            None
+        };
+        if self
+            .unseen_since
+            .is_some_and(|since| since.elapsed() < UNSEEN)
+        {
+            return;
+        }
         let whom = Some(pid_of(who));
         let due = self
             .at

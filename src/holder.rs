@@ -158,6 +158,14 @@ impl Holder {
         }
     }
 
+    /// Whether it has been killed, and only takes its time to be gone.
+    #[must_use]
+    pub fn is_dying(&self) -> bool {
+        self.pinned.exited()
+            || process::has_pending_kill(self.pid())
+            || Stat::of(self.pid()).is_some_and(|stat| stat.is_exiting())
+    }
+
     /// Whether it certainly holds no more: it has ended, or its descriptors can be read and none has
     /// the lock. That it could not be looked at just now is no such thing.
     #[must_use]
@@ -612,6 +620,16 @@ fn is_ours_by_name(held: &Held, path: &Path, directory: Option<FileId>) -> bool 
         (None, _) => theirs == path && has_our_root(held.pid),
         (Some(_), None) => false,
     }
+}
+
+/// Whether a process sees, at this path's directory, the directory that we see there.
+#[must_use]
+pub fn sees_our_directory(pid: Pid, path: &Path) -> bool {
+    let Some(parent) = path.parent() else {
+        return false;
+    };
+    let theirs = FileId::at(&root_of(pid).join(parent.strip_prefix("/").unwrap_or(parent)));
+    matches!((theirs, FileId::at(parent)), (Ok(theirs), Ok(ours)) if theirs == ours)
 }
 
 fn root_of(pid: Pid) -> PathBuf {

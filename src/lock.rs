@@ -50,6 +50,15 @@ pub enum AtPath {
     Missing,
 }
 
+/// Whose processes a file's contents may be believed to name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Authority {
+    /// Anybody's: only we could have written it.
+    OverAll,
+    /// Only this user's, who could have written it.
+    Over(u32),
+}
+
 /// The pid file, open for reading and writing, not locked by us.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -227,6 +236,22 @@ impl OpenFile {
         let stat = rustix::fs::fstat(&self.file)
             .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))?;
         Ok((stat.st_ctime, stat.st_ctime_nsec) != (stat.st_mtime, stat.st_mtime_nsec))
+    }
+
+    /// Who could have written it: its owner, and where others may write it, nobody is believed more.
+    ///
+    /// # Errors
+    /// `fstat(2)` fails.
+    pub fn authority(&self) -> Result<Authority> {
+        let stat = rustix::fs::fstat(&self.file)
+            .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))?;
+        let only_ours =
+            stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0;
+        Ok(if only_ours {
+            Authority::OverAll
+        } else {
+            Authority::Over(stat.st_uid)
+        })
     }
 
     /// Whether any path leads to it.

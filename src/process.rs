@@ -434,6 +434,22 @@ pub fn innermost_pid(pid: Pid) -> Option<Pid> {
     Pid::new(line.split_ascii_whitespace().next_back()?.parse().ok()?)
 }
 
+/// Whether SIGKILL has been sent to it and not been acted on yet: `SigPnd:` and `ShdPnd:` of its
+/// status are masks in hex (proc_pid_status(5)).
+#[must_use]
+pub fn has_pending_kill(pid: Pid) -> bool {
+    let status = read_bounded(&format!("/proc/{pid}/status"), 64 * 1024).unwrap_or_default();
+    let text = String::from_utf8_lossy(&status);
+    let masks = text.lines().filter_map(|line| {
+        line.strip_prefix("SigPnd:")
+            .or_else(|| line.strip_prefix("ShdPnd:"))
+    });
+    let kill = 1 << (libc::SIGKILL - 1);
+    masks
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & kill != 0)
+}
+
 /// Every process in `/proc` now, in the order the kernel lists them.
 pub fn all() -> impl Iterator<Item = Pid> {
     std::fs::read_dir("/proc")

@@ -130,6 +130,8 @@ impl Stopper {
             unreachable!("only the proven get here")
         };
         let target = acquire::former(holder);
+        // Of the process itself, not of what it wrote; and while it is there to be asked.
+        let uid = process::uid(holder.pid()).unwrap_or(u32::MAX);
         let mut told = None;
         while !holder.has_let_go() {
             let standing = acquire::standing(who, Mode::Stop);
@@ -167,7 +169,7 @@ impl Stopper {
             }
         }
         doze_until_exit(holder);
-        self.finish(target, path, interrupt, progress)
+        self.finish(target, uid, path, interrupt, progress)
     }
 
     fn refused(&mut self, refusal: Refusal, holder: &Holder) -> Stopped {
@@ -214,6 +216,7 @@ impl Stopper {
     fn finish(
         &mut self,
         target: Former,
+        uid: u32,
         path: &Path,
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
@@ -224,9 +227,9 @@ impl Stopper {
             let unmarked = is_unmarked(path, &record);
             let last = Contents::Record(Box::new(record));
             if unmarked || holder.killed {
-                match self.sweep(&last, path, interrupt, progress)? {
+                match self.sweep(&Run::of_holder(&last, uid)?, interrupt, progress) {
                     Ok(ended) => swept = ended,
-                    Err(other) => return Ok(other),
+                    Err(other) => return Ok(*other),
                 }
                 mark_ended(path, &last)?;
             }
@@ -246,9 +249,13 @@ impl Stopper {
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Stopped> {
-        let ended = match self.sweep(&view.contents, &view.path, interrupt, progress)? {
+        let Some(file) = OpenFile::open_existing(&view.path)? else {
+            return Ok(Stopped::Nothing(view));
+        };
+        let run = Run::of(&file, &view.contents)?;
+        let ended = match self.sweep(&run, interrupt, progress) {
             Ok(ended) => ended,
-            Err(other) => return Ok(other),
+            Err(other) => return Ok(*other),
         };
         mark_ended(&view.path, &view.contents)?;
         Ok(if ended.is_empty() {
@@ -260,30 +267,27 @@ impl Stopper {
 
     fn sweep(
         &self,
-        last: &Contents,
-        path: &Path,
+        run: &Run<'_>,
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Result<Vec<survivors::Ended>, Stopped>> {
-        let run = Run::of(last, path, last.record().is_some())?;
-        let bound = self.takeover.deadline().map_or(START_PATIENCE, |deadline| {
-            deadline.saturating_sub(self.began.elapsed())
-        });
+    ) -> Result<Vec<survivors::Ended>, Box<Stopped>> {
+        let left = |deadline: Duration| deadline.saturating_sub(self.began.elapsed());
+        let bound = self.takeover.deadline().map_or(START_PATIENCE, left);
         let deadline = Instant::now().checked_add(bound.max(Duration::from_secs(6)));
         let mut tell = |survivors: &[survivors::Survivor]| progress(Progress::Ending { survivors });
-        Ok(
-            match survivors::sweep(&run, deadline, interrupt, &mut tell) {
-                Swept::Clean(ended) => Ok(ended),
-                Swept::Interrupted => Err(Stopped::Interrupted(Vec::new())),
-                Swept::Stuck(left) => {
-                    let ancestors = process::ancestors();
-                    let own_ancestor = left
-                        .iter()
-                        .any(|survivor| ancestors.contains(&survivor.pid()));
-                    Err(Stopped::Refused(Refused::Survivors { left, own_ancestor }))
-                }
-            },
-        )
+        match survivors::sweep(run, deadline, interrupt, &mut tell) {
+            Swept::Clean(ended) => Ok(ended),
+            Swept::Interrupted => Err(Box::new(Stopped::Interrupted(Vec::new()))),
+            Swept::Stuck(left) => {
+                let ancestors = process::ancestors();
+                let is_ours = |survivor: &survivors::Survivor| ancestors.contains(&survivor.pid());
+                let own_ancestor = left.iter().any(is_ours);
+                Err(Box::new(Stopped::Refused(Refused::Survivors {
+                    left,
+                    own_ancestor,
+                })))
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::lock::{Authority, OpenFile};
 use crate::process::{self, Environ, Family, Pid, Pinned, Signal, Stat};
 use crate::record::{self, Contents, Record};
 use crate::wait::{Interrupt, Watched, sleep};
@@ -48,8 +49,17 @@ pub enum Tie {
     Payload,
     /// It has the run id, or descends from one that has.
     Marked,
+    /// The record names it, but whoever may write the file could have written that: not signalled.
+    Claimed,
     /// It is on its way out, and nobody can tell any more whether it belonged to the run.
     Exiting,
+}
+
+impl Tie {
+    /// Whether it is to be ended, and not only awaited.
+    fn is_sure(self) -> bool {
+        matches!(self, Self::Payload | Self::Marked)
+    }
 }
 
 /// A process that is left.
@@ -100,7 +110,7 @@ impl Survivor {
 
     fn signal(&self, signal: Signal) {
         let same = Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
-        if self.tie != Tie::Exiting && same {
+        if self.tie.is_sure() && same {
             let _ = self.pinned.signal(signal);
         }
     }
@@ -114,27 +124,41 @@ pub struct Run<'a> {
     record: Option<&'a Record>,
     /// Without a record of this very file the search goes by the path.
     by_path: Option<&'a Path>,
+    authority: Authority,
 }
 
 impl<'a> Run<'a> {
-    /// The last run of the pid file at this canonical path, where it holds `last`; `own`: that names
-    /// this very file. A copy of another record says nothing about the last run here.
+    /// The last run of a pid file that holds `last`.
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn of(last: &'a Contents, path: &'a Path, own: bool) -> Result<Self> {
-        let by_path = (!own).then_some(path);
+    pub fn of(file: &'a OpenFile, last: &'a Contents) -> Result<Self> {
+        // A copy of another record says nothing about the last run here.
+        let by_path = (!file.names_itself(last)).then(|| file.path());
+        Self::new(last, by_path, file.authority()?)
+    }
+
+    /// The run that a proven holder recorded.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn of_holder(record: &'a Contents, uid: u32) -> Result<Self> {
+        Self::new(record, None, Authority::Over(uid))
+    }
+
+    fn new(last: &'a Contents, by_path: Option<&'a Path>, authority: Authority) -> Result<Self> {
         let crashed = |record: &&Record| record.end.is_none() && !record.exec;
-        let Some(record) = last.record().filter(crashed) else {
-            return Ok(Self {
-                record: None,
-                by_path,
-            });
+        let is_crash = |record: &Record| -> Result<bool> {
+            Ok(record.boot_id == process::boot_id()? && !holder::still_runs(record))
         };
-        let is_crash = record.boot_id == process::boot_id()? && !holder::still_runs(record);
+        let record = match last.record().filter(crashed) {
+            Some(record) if is_crash(record)? => Some(record),
+            _ => None,
+        };
         Ok(Self {
-            record: is_crash.then_some(record),
+            record,
             by_path,
+            authority,
         })
     }
 
@@ -159,7 +183,7 @@ impl<'a> Run<'a> {
             .collect();
         let roots: Vec<Pid> = tied
             .iter()
-            .filter(|(_, tie)| *tie != Tie::Exiting)
+            .filter(|(_, tie)| tie.is_sure())
             .map(|(stat, _)| stat.pid)
             .collect();
         let heirs = family
@@ -179,7 +203,7 @@ impl<'a> Run<'a> {
             .record
             .is_some_and(|record| is_payload_of(record, stat))
         {
-            return Some(Tie::Payload);
+            return Some(self.tie_of_payload(stat));
         }
         // The kernel's own threads have no environment, and are nobody's.
         if stat.is_kernel_thread() {
@@ -195,7 +219,7 @@ impl<'a> Run<'a> {
         match Environ::settled(stat.pid) {
             Some(environ) => {
                 let by_id = record.is_some_and(|record| is_marked_by(record, &environ));
-                (by_id || self.is_ours_by_path(&environ)).then_some(Tie::Marked)
+                (by_id || self.is_ours_by_path(stat, &environ)).then_some(Tie::Marked)
             }
             None => record
                 .is_some_and(|record| may_have_belonged(record, stat))
@@ -203,14 +227,50 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Started for this pid file, by a gateway that holds nothing any more.
-    fn is_ours_by_path(&self, environ: &Environ) -> bool {
+    /// A pid and a start time can be read off any process: they prove nothing about who wrote them.
+    fn tie_of_payload(&self, stat: &Stat) -> Tie {
+        let has_id = |environ: Environ| {
+            self.record
+                .is_some_and(|record| has_run_id(&environ, &record.run_id))
+        };
+        let marked = || Environ::settled(stat.pid).is_some_and(has_id);
+        let allowed = match self.authority {
+            Authority::OverAll => true,
+            Authority::Over(uid) => process::uid(stat.pid) == Some(uid),
+        };
+        if allowed || marked() {
+            Tie::Payload
+        } else {
+            Tie::Claimed
+        }
+    }
+
+    /// Started for this very pid file, by a gateway that is certainly gone. Paths and numbers mean
+    /// what they say only in our own pid namespace and where the directory is the same.
+    fn is_ours_by_path(&self, stat: &Stat, environ: &Environ) -> bool {
         let Some(path) = self.by_path else {
             return false;
         };
-        let gateway = || Pid::new(std::str::from_utf8(environ.get(PID)?).ok()?.parse().ok()?);
         environ.get(PID_FILE) == Some(path.as_os_str().as_bytes())
-            && gateway().is_some_and(|pid| pid != Pid::this() && !holds_a_file_of(pid, path))
+            && process::pid_namespace(stat.pid)
+                .is_some_and(|theirs| process::own_pid_namespace() == Some(theirs))
+            && holder::sees_our_directory(stat.pid, path)
+            && gateway_of(environ).is_some_and(|pid| is_gone(pid, stat))
+    }
+}
+
+fn gateway_of(environ: &Environ) -> Option<Pid> {
+    Pid::new(std::str::from_utf8(environ.get(PID)?).ok()?.parse().ok()?)
+}
+
+/// Whether the gateway that started this process is gone: nobody has its number, or somebody who is
+/// younger than the process. Whoever cannot be looked at may be it.
+fn is_gone(gateway: Pid, started: &Stat) -> bool {
+    match Pinned::open(gateway) {
+        Ok(None) => true,
+        Ok(Some(pinned)) if pinned.exited() => true,
+        Ok(Some(_)) => Stat::of(gateway).is_some_and(|now| now.start_time > started.start_time),
+        Err(_) => false,
     }
 }
 
@@ -223,12 +283,6 @@ fn is_payload_of(record: &Record, stat: &Stat) -> bool {
 
 fn is_marked_by(record: &Record, environ: &Environ) -> bool {
     has_run_id(environ, &record.run_id) && same_invocation(environ, record)
-}
-
-fn holds_a_file_of(pid: Pid, path: &Path) -> bool {
-    holder::files_held_by(pid)
-        .filter_map(holder::Held::into_holder)
-        .any(|holder| holder.record().is_some_and(|record| record.path() == path))
 }
 
 fn has_run_id(environ: &Environ, run_id: &str) -> bool {
@@ -299,7 +353,7 @@ pub fn sweep(
         }
         let own = left
             .iter()
-            .any(|survivor| survivor.tie != Tie::Exiting && ancestors.contains(&survivor.pid()));
+            .any(|survivor| survivor.tie.is_sure() && ancestors.contains(&survivor.pid()));
         if overdue || own {
             return Swept::Stuck(left);
         }
@@ -344,7 +398,7 @@ impl Unsure {
 
 fn press(left: &[Survivor], began: Instant, asked: &mut Vec<Ended>) {
     let due = began.elapsed() >= GRACE;
-    for survivor in left.iter().filter(|survivor| survivor.tie != Tie::Exiting) {
+    for survivor in left.iter().filter(|survivor| survivor.tie.is_sure()) {
         let known = asked.iter().any(|ended| ended.pid == survivor.pid());
         if due {
             survivor.signal(Signal::KILL);
@@ -420,10 +474,9 @@ mod tests {
 
     #[test]
     fn an_ended_run_another_boot_and_an_exec_leave_nothing_to_look_for() {
-        let path = Path::new("/x/gateway.pid");
         let asked = |record: Record| {
             let contents = Contents::Record(Box::new(record));
-            Run::of(&contents, path, true).unwrap().may_have_survivors()
+            Run::of_holder(&contents, 0).unwrap().may_have_survivors()
         };
         let here = process::boot_id().unwrap();
         assert!(!asked(example()));
@@ -436,15 +489,36 @@ mod tests {
             exec: true,
             ..example()
         }));
+    }
+
+    #[test]
+    fn a_file_without_a_record_of_its_own_is_searched_by_its_path() {
+        let room = tempfile::tempdir().unwrap();
+        let file = OpenFile::open_or_create(&room.path().join("gateway.pid")).unwrap();
         assert!(
-            Run::of(&Contents::Empty, path, false)
+            Run::of(&file, &Contents::Empty)
                 .unwrap()
                 .may_have_survivors()
         );
-        let ended = Contents::decode(&example().encode());
+        let other = Contents::decode(&example().encode());
         assert!(
-            Run::of(&ended, path, false).unwrap().may_have_survivors(),
+            Run::of(&file, &other).unwrap().may_have_survivors(),
             "somebody else's record"
         );
+    }
+
+    #[test]
+    fn a_gateway_is_gone_when_its_number_is_free_or_somebody_younger_has_it() {
+        let this = Stat::of_this().unwrap();
+        let older = Stat {
+            start_time: this.start_time - 1,
+            ..this.clone()
+        };
+        assert!(!is_gone(this.pid, &this));
+        assert!(is_gone(this.pid, &older));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::new(child.id().into()).unwrap();
+        child.wait().unwrap();
+        assert!(is_gone(pid, &this));
     }
 }

@@ -3,12 +3,17 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::holder::{self, Holder, Locker, Sighting};
 use crate::lock::{self, FileId, OpenFile};
 use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
+use crate::wait::{Watched, sleep};
 use crate::{Error, ErrorKind, Result};
+
+/// How long somebody who has been killed is given to be gone.
+const LAST_BREATH: Duration = Duration::from_millis(200);
 
 /// What is true of a pid file at one moment.
 #[derive(Debug)]
@@ -76,7 +81,8 @@ impl View {
     }
 }
 
-/// Looks at the pid file at an absolute path. Never waits.
+/// Looks at the pid file at an absolute path. Waits no more than 200 ms, for a holder that has just
+/// been killed.
 ///
 /// # Errors
 /// `ErrorKind::PidFile`: something is there that no pid file can be, or it may not be looked at
@@ -90,6 +96,18 @@ pub fn look(path: &Path) -> Result<View> {
 }
 
 fn look_at(file: &OpenFile) -> Result<View> {
+    let view = look_once(file)?;
+    match view.state.holder() {
+        // `kill -9 PID; gateway status` asks what is true after the kill.
+        Some(holder) if holder.is_dying() => {
+            sleep([Watched::Readable(holder.pidfd())], Some(LAST_BREATH));
+            look_once(file)
+        }
+        _ => Ok(view),
+    }
+}
+
+fn look_once(file: &OpenFile) -> Result<View> {
     let contents = file.read_settled()?;
     let state = match holder::identify(file)? {
         Sighting::Proven(holder) => State::Held(holder),
