@@ -25,3 +25,4 @@ mod takeover;
 mod terminal;
 mod tools;
 mod tour;
+mod users;

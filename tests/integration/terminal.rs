@@ -382,3 +382,31 @@ fn control_characters_of_others_are_not_shown() {
         );
     }
 }
+
+/// A shell as the command makes a group of its own and takes the terminal: Ctrl-C is its affair.
+#[test]
+fn an_interactive_shell_as_the_command_keeps_its_terminal() {
+    let scene = Scene::new();
+    let terminal = Terminal::open();
+    let _outer = terminal.shell(&scene, &["bash", "--norc", "--noprofile", "-i"]);
+    terminal.type_line(&format!(
+        "PS1='inner ' {} run -- bash --norc --noprofile -i",
+        typed(&scene)
+    ));
+    terminal.wait_for("\ninner ");
+    let gateway = scene
+        .wait_for_record("a payload", |record| record.has_payload())
+        .pid();
+    terminal.type_line("sleep 1000");
+    until("the inner command runs", SOON, || {
+        (crate::harness::descendants(gateway).len() == 2).then_some(())
+    });
+    terminal.ctrl_c();
+    terminal.type_line("echo inside $((6 * 7))");
+    terminal.wait_for("inside 42");
+    assert!(exists(gateway), "{}", terminal.screen());
+    terminal.type_line("exit 3");
+    wait_until("the gateway has ended", SOON, || !exists(gateway));
+    terminal.type_line("echo outside $?");
+    terminal.wait_for("outside 3");
+}

@@ -1,0 +1,174 @@
+//! An ordinary user has all of it; and a payload may become another user.
+
+use std::fs;
+use std::process::Command;
+
+use crate::harness::{
+    End, NOBODY, Payload, Process, SOON, Scene, Signal, as_nobody, exists, need, set_mode,
+    stat_field, until, wait_until,
+};
+
+/// A scene in which nobody may do everything.
+fn for_nobody() -> Scene {
+    let scene = Scene::for_everybody();
+    for folder in ["", "bin"] {
+        set_mode(&scene.path(folder), 0o777);
+    }
+    scene
+}
+
+fn by_nobody(scene: &Scene, words: &[&str]) -> Command {
+    as_nobody(scene, &scene.gateway(words))
+}
+
+fn hold(scene: &Scene, words: &[&str], payload: &str) -> Process {
+    let words = [words, &["--", payload]].concat();
+    scene.wait_for_payload(scene.spawn(by_nobody(scene, &words)))
+}
+
+#[test]
+fn an_ordinary_user_has_all_of_it() {
+    let scene = for_nobody();
+    let finish = |words: &[&str]| scene.finish_command(by_nobody(&scene, words));
+    let script = "(setsid sh -c 'sleep infinity & echo $! >\"$SCENE/child\"; wait' &)\nexec sleep infinity\n";
+    let payload = scene.payload(Payload::Script(script));
+    let mut holder = hold(&scene, &["run"], &payload);
+    assert_eq!(scene.record().number("/uid"), u64::from(NOBODY));
+    finish(&["status"]).assert_code(0);
+    finish(&["run", "--", "true"]).assert_code(80);
+    let mut next = hold(&scene, &["run", "--replace"], &payload);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    let child: u32 = until("the child", SOON, || {
+        let child = scene.lines("child").first()?.parse().ok()?;
+        exists(child).then_some(child)
+    });
+    next.crash();
+    assert!(exists(child));
+    finish(&["status"]).assert_code(1);
+    let mut next = hold(&scene, &["run"], &payload);
+    assert!(!exists(child), "what the crash left is ended");
+    fs::remove_file(scene.pid_file()).unwrap();
+    wait_until("the claim is put back", SOON, || {
+        scene.lockers() == [next.pid()]
+    });
+    finish(&["stop"]).assert_code(0);
+    assert_eq!(next.end(), End::of(Signal::TERM));
+    finish(&["status"]).assert_code(3);
+    scene.assert_never_two_payloads();
+}
+
+/// Root's `stop` and `--replace` reach a user's holder.
+#[test]
+fn root_takes_over_from_a_user_and_stops_its_holder() {
+    let scene = for_nobody();
+    let payload = scene.payload(Payload::Plain);
+    let mut users = hold(&scene, &["run"], &payload);
+    scene.finish(["stop"]).assert_code(0);
+    assert_eq!(users.end(), End::of(Signal::TERM));
+    let mut users = hold(&scene, &["run"], &payload);
+    let roots = scene.wait_for_payload(scene.start(["run", "--replace", "--", &payload]));
+    assert_eq!(users.end(), End::of(Signal::TERM));
+    assert_eq!(scene.lockers(), [roots.pid()]);
+    scene.assert_never_two_payloads();
+}
+
+/// A change of user sheds the parent-death signal: the next start finds what is left.
+#[test]
+fn a_payload_that_changed_its_user_is_ended_after_a_crash() {
+    need("setpriv", "util-linux");
+    let scene = for_nobody();
+    for environment in ["", "env -i"] {
+        let script = format!(
+            "exec setpriv --reuid 65534 --regid 65534 --clear-groups {environment} sleep infinity\n"
+        );
+        let payload = scene.payload(Payload::Script(&script));
+        let mut holder = scene.wait_for_payload(scene.start(["run", "--", &payload]));
+        let pid = scene.record().payload_pid();
+        until("it is nobody's, and sleeps", SOON, || {
+            let uid = fs::metadata(format!("/proc/{pid}")).ok()?;
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            use std::os::unix::fs::MetadataExt;
+            (uid.uid() == NOBODY && comm == "sleep\n").then_some(())
+        });
+        holder.crash();
+        assert!(exists(pid), "nothing ends it by itself");
+        scene.finish(["run", "--", "true"]).assert_code(0);
+        assert!(!exists(pid), "{environment}");
+    }
+    scene.assert_never_two_payloads();
+}
+
+#[test]
+fn a_payload_that_changed_its_user_is_stopped_in_order() {
+    need("setpriv", "util-linux");
+    let scene = for_nobody();
+    let script = "exec setpriv --reuid 65534 --regid 65534 --clear-groups sleep infinity\n";
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    let pid = scene.record().payload_pid();
+    scene.finish(["stop"]).assert_code(0);
+    assert!(!exists(pid));
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+}
+
+/// cron and `env -i`: neither PATH nor HOME.
+#[test]
+fn an_empty_environment_is_enough() {
+    let scene = Scene::new();
+    let mut command = scene.command("env");
+    command
+        .arg("-i")
+        .arg(scene.program())
+        .arg("-f")
+        .arg(scene.pid_file());
+    command.args(["run", "--", "true"]);
+    scene.finish_command(command).assert_code(0).assert_silent();
+}
+
+/// execvp(3): what cannot be executed does not hide what can.
+#[test]
+fn a_command_is_looked_for_as_a_shell_does() {
+    let scene = Scene::new();
+    for folder in ["folder/prog", "text", "good"] {
+        fs::create_dir_all(scene.path(folder)).unwrap();
+    }
+    fs::write(scene.path("text/prog"), "").unwrap();
+    scene.script(&scene.path("good/prog"), "#!/bin/sh\necho found\n");
+    let run = |path: &str| {
+        let mut command = scene.gateway(["run", "--", "prog"]);
+        command.env("PATH", path);
+        scene.finish_command(command)
+    };
+    for path in [
+        "good",
+        "folder:text:good",
+        ":good",
+        "./good",
+        "/nowhere:good",
+    ] {
+        let output = run(path);
+        output.assert_code(0);
+        assert_eq!(output.stdout, "found\n", "{path}");
+    }
+    for path in ["text", "folder"] {
+        run(path).assert_code(126).assert_one_line();
+    }
+    run("/nowhere").assert_code(127).assert_one_line();
+}
+
+/// A parent that ignores its children's end leaves that to them, too.
+#[test]
+fn the_payload_is_our_child_and_reaped_by_us() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(
+        &[],
+        Payload::Script("(setsid sleep 0.2 &)\nexec sleep infinity\n"),
+    );
+    let payload = scene.record().payload_pid();
+    assert_eq!(stat_field(payload, 4), Some(holder.pid().to_string()));
+    // The orphan comes to us, ends, and does not stay a zombie.
+    wait_until("the payload is alone again", SOON, || {
+        crate::harness::descendants(holder.pid()) == [payload]
+    });
+    holder.signal(Signal::TERM);
+    holder.end();
+}
