@@ -10,7 +10,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod attackers;
 mod canary;
+mod confine;
+mod detectors;
 #[cfg(target_arch = "x86_64")]
 mod errnos;
 #[cfg(target_arch = "x86_64")]

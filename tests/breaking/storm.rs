@@ -221,7 +221,7 @@ fn assert_end_is_documented(output: &Output) {
 }
 
 /// The second detector: processes of two runs that live at the same time.
-fn watch_for_overlap(over: Arc<AtomicBool>) -> JoinHandle<Vec<String>> {
+pub fn watch_for_overlap(over: Arc<AtomicBool>) -> JoinHandle<Vec<String>> {
     std::thread::spawn(move || {
         let mut found = Vec::new();
         while !over.load(Ordering::SeqCst) {
