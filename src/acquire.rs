@@ -148,6 +148,7 @@ pub fn acquire(
         asked: Vec::new(),
         crowd: None,
         prober: None,
+        reopened: 0,
     };
     seeker.run(description, interrupt, progress)
 }
@@ -162,6 +163,7 @@ struct Seeker<'a> {
     crowd: Option<Crowd>,
     /// The unproven locker of the last look.
     prober: Option<Option<Pid>>,
+    reopened: u32,
 }
 
 /// What a look at the file gave.
@@ -229,13 +231,35 @@ impl Seeker<'_> {
             (Step::Sleep(until), Look::Held { who, .. }) => {
                 told.waiting(&who, self.left(until), progress);
                 self.doze(&who, until, interrupt);
-                self.crowd = Crowd::behind(&who, self.rules.mode);
+                self.crowd = Crowd::behind(&who, self.rules.mode, self.began.elapsed());
                 Ok(None)
             }
             (Step::Refuse(refusal), Look::Held { who, .. }) => Ok(Some(self.refused(refusal, who))),
-            // Reopen: the descriptor is closed, and the path looked at anew.
-            _ => Ok(None),
+            // The descriptor is closed, and the path looked at anew.
+            _ => self.reopen(interrupt),
         }
+    }
+
+    /// Each time means that somebody replaced the file at that moment; on a file system without
+    /// stable inode numbers it would never end.
+    fn reopen(&mut self, interrupt: &mut dyn Interrupt) -> Result<Option<Outcome>> {
+        self.reopened += 1;
+        let bound = match self.rules.mode {
+            Mode::Plain | Mode::Stop => Some(START_PATIENCE),
+            Mode::Wait | Mode::Replace => self.takeover.deadline(),
+        };
+        if bound.is_some_and(|bound| self.began.elapsed() >= bound) {
+            return Err(Error::pid_file("cannot keep", self.path)
+                .because(std::io::Error::other("it is another file at each look"))
+                .advise("somebody replaces it all the time, or its file system has no stable inode numbers; name another path with -f PATH"));
+        }
+        if self.reopened > 3 {
+            sleep(
+                interrupt.descriptor().map(Watched::Readable),
+                Some(TICK_EARLY),
+            );
+        }
+        Ok(None)
     }
 
     fn refused(&mut self, refusal: Refusal, who: Sighting) -> Outcome {
@@ -274,7 +298,11 @@ impl Seeker<'_> {
 
     /// Tries the lock some times, and looks at no more than the record in between.
     fn look_in_a_crowd(&self, crowd: Crowd, interrupt: &mut dyn Interrupt) -> Result<Look> {
-        let end = Instant::now() + crowd.span;
+        let left = self
+            .takeover
+            .deadline()
+            .map(|deadline| deadline.saturating_sub(self.began.elapsed()));
+        let end = Instant::now() + left.map_or(crowd.span, |left| left.min(crowd.span));
         while Instant::now() < end && !interrupt.interrupted() {
             match OpenFile::open_or_create(self.path)?.try_lock()? {
                 Try::Locked(locked) => return with_lock(locked, self.path),
@@ -285,7 +313,8 @@ impl Seeker<'_> {
                 }
             }
             let fds = interrupt.descriptor().map(Watched::Readable);
-            sleep(fds, Some(crowd.pause));
+            let longest = interrupt.longest_sleep().unwrap_or(crowd.pause);
+            sleep(fds, Some(crowd.pause.min(longest)));
         }
         look(self.path)
     }
@@ -368,6 +397,12 @@ impl Seeker<'_> {
     ) -> Result<Option<Outcome>> {
         let swept = match self.sweep(&locked, &last, interrupt, progress)? {
             Swept::Clean(swept) => swept,
+            Swept::Blind(error) => {
+                return Err(
+                    Error::system("cannot look through /proc for what a crashed run left")
+                        .because(error),
+                );
+            }
             Swept::Interrupted => {
                 return Ok(Some(Outcome::Interrupted {
                     asked: std::mem::take(&mut self.asked),
@@ -465,7 +500,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn behind(who: &Sighting, mode: Mode) -> Option<Self> {
+    fn behind(who: &Sighting, mode: Mode, elapsed: Duration) -> Option<Self> {
         let millis = Duration::from_millis;
         match (who, mode) {
             // Everybody in line was woken by the same end, and one has won. To look for it before
@@ -483,6 +518,18 @@ impl Crowd {
                 pause: millis(1),
                 span: millis(20),
             }),
+            // Who it is changes seldom, and to look for it means to look at everybody.
+            (Sighting::Foreign(_) | Sighting::Starting(_) | Sighting::Invisible(_), _) => {
+                let pause = if elapsed < EARLY {
+                    TICK_EARLY
+                } else {
+                    TICK_LATER
+                };
+                Some(Self {
+                    pause,
+                    span: TICK_PINNED,
+                })
+            }
             _ => None,
         }
     }
@@ -499,10 +546,7 @@ fn earlier_holder(locked: &Locked, last: &Contents) -> Result<Option<Holder>> {
     if named && !lives() {
         return Ok(None);
     }
-    Ok(holder::holder_of_earlier_file(
-        locked.path(),
-        Some(locked.id()),
-    ))
+    holder::holder_of_earlier_file(locked.path(), Some(locked.id()))
 }
 
 fn seen(look: &Look, mode: Mode) -> Seen {

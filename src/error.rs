@@ -45,7 +45,10 @@ impl Error {
     }
 
     pub(crate) fn pid_file(action: &str, path: &Path) -> Self {
-        Self::new(ErrorKind::PidFile, format!("{action} {}", path.display()))
+        Self::new(
+            ErrorKind::PidFile,
+            format!("{action} {}", crate::record::printable(path.as_os_str())),
+        )
     }
 
     pub(crate) fn system(what: impl Into<String>) -> Self {

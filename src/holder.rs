@@ -18,9 +18,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use crate::lock::{FileId, OpenFile};
-use crate::process::{self, Pid, Pinned, Signal, Stat};
+use crate::process::{self, Pid, Pinned, Signal, Stat, unless_absent};
 use crate::record::{Contents, Record};
-use crate::{Result, record};
+use crate::{Error, Result, record};
 
 /// A process proven to have the lock, and pinned.
 #[derive(Debug)]
@@ -382,8 +382,18 @@ fn is_locked_file(pid: Pid, fd: &OsStr, file: FileId) -> io::Result<bool> {
 }
 
 fn has_exclusive_flock(pid: Pid, fd: &str) -> io::Result<bool> {
-    let text = process::read_bounded(&format!("/proc/{pid}/fdinfo/{fd}"), 64 * 1024)?;
-    Ok(fdinfo_has_exclusive_flock(&text))
+    Ok(fdinfo_has_exclusive_flock(&read_fdinfo(pid, fd)?))
+}
+
+fn read_fdinfo(pid: Pid, fd: &str) -> io::Result<Vec<u8>> {
+    process::read_bounded(&format!("/proc/{pid}/fdinfo/{fd}"), 64 * 1024)
+}
+
+/// Whether there is a line like `lock: 2: LEASE  ACTIVE    WRITE 4925 fe:00:131 0 EOF`.
+fn fdinfo_has_lease(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
+        .any(|line| line.split_ascii_whitespace().nth(1) == Some("LEASE"))
 }
 
 /// Whether the text of a `fdinfo` file has a line like
@@ -506,7 +516,7 @@ fn find_locker(file: FileId, takers: &[Pid]) -> Option<Pid> {
         .iter()
         .copied()
         .find(has)
-        .or_else(|| process::all().find(has))
+        .or_else(|| process::all().unwrap_or_default().into_iter().find(has))
 }
 
 /// A process and a file it has locked exclusively.
@@ -520,41 +530,60 @@ pub struct Held {
     contents: Contents,
 }
 
-/// The exclusive flocks of one process on regular files, with what is written in the files.
-pub fn files_held_by(pid: Pid) -> impl Iterator<Item = Held> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .into_iter()
-        .flatten();
-    entries.filter_map(move |entry| {
-        let fd = entry.ok()?.file_name().into_string().ok()?;
-        let through = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
-        // Sockets, pipes and the like have no path; asking for it is cheap and touches nothing.
-        let link = std::fs::read_link(&through).ok()?;
-        if !link.is_absolute() || link.starts_with("/dev") || !has_exclusive_flock(pid, &fd).ok()? {
-            return None;
-        }
-        let metadata = rustix::fs::stat(&through).ok()?;
-        if !rustix::fs::FileType::from_raw_mode(metadata.st_mode).is_file() {
-            return None;
-        }
-        let contents = Contents::decode(&read_through(&through)?);
-        Some(Held {
-            pid,
-            file: FileId::of(&metadata),
-            contents,
-        })
-    })
+/// The exclusive flocks of one process on files that may be pid files, with what is written in them.
+///
+/// # Errors
+/// The process could not be looked at just now. One that is gone, or not ours to see, has none.
+pub fn files_held_by(pid: Pid) -> io::Result<Vec<Held>> {
+    let mut found = Vec::new();
+    let Some(entries) = unless_absent(std::fs::read_dir(format!("/proc/{pid}/fd")))? else {
+        return Ok(found);
+    };
+    for entry in entries {
+        let Some(entry) = unless_absent(entry)? else {
+            continue;
+        };
+        found.extend(unless_absent(file_held_by(pid, &entry.file_name()))?.flatten());
+    }
+    Ok(found)
 }
 
-fn read_through(link: &Path) -> Option<Vec<u8>> {
+fn file_held_by(pid: Pid, fd: &OsStr) -> io::Result<Option<Held>> {
+    let fd = fd.to_string_lossy();
+    let through = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
+    // Sockets, pipes and the like have no path; asking for it is cheap and touches nothing.
+    if !std::fs::read_link(&through)?.is_absolute() {
+        return Ok(None);
+    }
+    let fdinfo = read_fdinfo(pid, &fd)?;
+    // To open a file somebody has a lease on would break the lease, and end or hold up (fcntl(2)).
+    if !fdinfo_has_exclusive_flock(&fdinfo) || fdinfo_has_lease(&fdinfo) {
+        return Ok(None);
+    }
+    let stat = rustix::fs::stat(&through)?;
+    if !crate::lock::may_be_pid_file(&stat) {
+        return Ok(None);
+    }
+    let contents = Contents::decode(&read_through(&through)?);
+    Ok(Some(Held {
+        pid,
+        file: FileId::of(&stat),
+        contents,
+    }))
+}
+
+/// Never waits, and leaves the time of the last look alone where that is allowed.
+fn read_through(link: &Path) -> io::Result<Vec<u8>> {
+    use rustix::fs::{Mode, OFlags};
     use std::io::Read;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(link, flags | OFlags::NOATIME, Mode::empty())
+        .or_else(|_| rustix::fs::open(link, flags, Mode::empty()))?;
     let mut bytes = Vec::new();
-    File::open(link)
-        .ok()?
+    File::from(opened)
         .take(record::MAX_SIZE + 1)
-        .read_to_end(&mut bytes)
-        .ok()?;
-    Some(bytes)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl Held {
@@ -590,16 +619,32 @@ impl Held {
 /// our file is in, seen from its own root: link texts and device numbers alike coincide between
 /// containers. A locker without such a record is a start in progress, which will compare the path
 /// itself. Whom we may not look at is not found: the manual says so.
-#[must_use]
-pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Option<Holder> {
-    let directory = FileId::at(path.parent()?).ok();
+///
+/// # Errors
+/// Somebody could not be looked at just now, and might be it.
+pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Option<Holder>> {
+    let cannot = |error| {
+        Error::system("cannot look through /proc for the holder of an earlier pid file")
+            .because(error)
+    };
+    let directory = path.parent().and_then(|parent| FileId::at(parent).ok());
     let this = Pid::this();
-    process::all().filter(|pid| *pid != this).find_map(|pid| {
-        files_held_by(pid)
+    for pid in process::all()
+        .map_err(cannot)?
+        .into_iter()
+        .filter(|pid| *pid != this)
+    {
+        let found = files_held_by(pid)
+            .map_err(cannot)?
+            .into_iter()
             .filter(|held| Some(held.file) != file && is_ours_by_name(held, path, directory))
             .find_map(Held::into_holder)
-            .filter(|holder| holder.record().is_some_and(|record| record.end.is_none()))
-    })
+            .filter(|holder| holder.record().is_some_and(|record| record.end.is_none()));
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 fn is_ours_by_name(held: &Held, path: &Path, directory: Option<FileId>) -> bool {
@@ -649,7 +694,9 @@ pub fn all_holders() -> impl Iterator<Item = Holder> {
     takers.sort_unstable();
     takers.dedup();
     let others = takers.into_iter().filter(|pid| *pid != Pid::this());
-    others.flat_map(files_held_by).filter_map(Held::into_holder)
+    others
+        .flat_map(|pid| files_held_by(pid).unwrap_or_default())
+        .filter_map(Held::into_holder)
 }
 
 /// Whether the run that wrote the record goes on: then the record is a copy, and no crash.

@@ -127,11 +127,28 @@ impl OpenFile {
             .map_err(|errno| Error::pid_file("cannot stat", path).because(errno))?;
         refuse_unlikely(path, &stat)?;
         let path = canonical_path(file.as_fd(), path, stat.st_nlink == 0)?;
-        Ok(Self {
+        let file = Self {
             file,
             id: FileId::of(&stat),
             path,
-        })
+        };
+        if stat.st_nlink > 1 {
+            file.refuse_strange_link()?;
+        }
+        Ok(file)
+    }
+
+    /// A hard link may lead to anybody's file: one that has another name is used only if it is
+    /// empty or was written as a pid file.
+    fn refuse_strange_link(&self) -> Result<()> {
+        match self.read()? {
+            Contents::Unreadable => Err(Error::pid_file("will not use", &self.path)
+                .because(io::Error::other(
+                    "it has another name, too (a hard link), and was not written by us",
+                ))
+                .advise("name another path with -f PATH, or an instance with -n NAME")),
+            _ => Ok(()),
+        }
     }
 
     /// Tries the lock. Never waits.
@@ -270,6 +287,11 @@ impl OpenFile {
     /// There is none.
     pub fn check_room(&self, length: u64) -> Result<()> {
         let cannot = |errno: Errno| Error::pid_file("cannot write", &self.path).because(errno);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if limit.is_some_and(|limit| limit < length) {
+            return Err(cannot(Errno::FBIG)
+                .advise("raise the limit of file sizes (ulimit -f, LimitFSIZE=)"));
+        }
         let stat = rustix::fs::fstat(&self.file).map_err(cannot)?;
         // What is allocated is overwritten in place. st_blocks counts 512 bytes each (stat(2)).
         if stat.st_blocks.unsigned_abs() * 512 >= length && stat.st_size > 0 {
@@ -459,6 +481,13 @@ fn canonical_path(fd: BorrowedFd<'_>, typed: &Path, removed: bool) -> Result<Pat
     Ok(PathBuf::from(OsStr::from_bytes(
         bytes.strip_suffix(b" (deleted)").unwrap_or(bytes),
     )))
+}
+
+/// Whether a file can be a pid file, by what is known without opening it.
+#[must_use]
+pub fn may_be_pid_file(stat: &rustix::fs::Stat) -> bool {
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    kind.is_file() && stat.st_mode & 0o111 == 0 && stat.st_size.unsigned_abs() <= MAX_SIZE
 }
 
 fn refuse_unlikely(path: &Path, stat: &rustix::fs::Stat) -> Result<()> {

@@ -174,7 +174,9 @@ pub struct Payload {
     pinned: Pinned,
     start_time: u64,
     heard_nothing: bool,
-    not_ours: Vec<Pid>,
+    /// What descended from us before: pids with their start times.
+    not_ours: Vec<(Pid, u64)>,
+    run_id: String,
 }
 
 impl Payload {
@@ -191,7 +193,7 @@ impl Payload {
         signals: &mut Signals,
         terminal: bool,
     ) -> Result<Option<Self>> {
-        let not_ours = children();
+        let not_ours = earlier_descendants()?;
         // What the payload leaves behind comes to us instead of to init (prctl(2)). A kernel that
         // refuses leaves only the search by run id.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -213,18 +215,14 @@ impl Payload {
             quiet.is_pending(Signal::INT.number()) || quiet.is_pending(Signal::QUIT.number());
         drop(quiet);
         let pid = Pid::new(child.into()).expect("a child has a pid");
-        let cannot = |error| {
-            Error::system(format!("cannot open a pidfd on our own child {pid}")).because(error)
-        };
-        let gone = || Error::system(format!("our own child {pid} cannot be seen in /proc"));
-        // Our child stays, at least as a zombie, until we collect it: the number is still its own.
-        let pinned = Pinned::open(pid).map_err(cannot)?.ok_or_else(gone)?;
-        let start_time = Stat::of(pid).ok_or_else(gone)?.start_time;
+        let (pinned, start_time) = meet(pid).inspect_err(|_| take_back(pid))?;
+        let run_id = around.record.run_id.clone();
         Ok(Some(Self {
             pinned,
             start_time,
             heard_nothing,
             not_ours,
+            run_id,
         }))
     }
 
@@ -266,16 +264,34 @@ impl Payload {
         }
     }
 
-    /// Everything that descends from it, except what we had before.
-    #[must_use]
-    pub fn left(&self) -> Vec<Stat> {
-        let family = Family::now();
-        let found = family.descendants(&[Pid::this()], &self.not_ours);
-        found
+    /// Everything that descends from it.
+    ///
+    /// Where we had children before the command, what is left of *them* comes to us, too: there only
+    /// those count that descend from the first process or have our run id.
+    ///
+    /// # Errors
+    /// Somebody could not be looked at just now.
+    pub fn left(&self) -> io::Result<Vec<Stat>> {
+        let family = Family::now()?;
+        let earlier = |stat: &&Stat| self.not_ours.contains(&(stat.pid, stat.start_time));
+        let except: Vec<Pid> = family
+            .members()
+            .filter(earlier)
+            .map(|stat| stat.pid)
+            .collect();
+        let mut found = family.descendants(&[Pid::this()], &except);
+        if !self.not_ours.is_empty() {
+            let first = family.descendants(&[self.pid()], &[]);
+            let below = |stat: &Stat| {
+                stat.pid == self.pid() || first.iter().any(|known| known.pid == stat.pid)
+            };
+            found.retain(|stat| below(stat) || survivors::is_marked(stat.pid, &self.run_id));
+        }
+        Ok(found
             .into_iter()
             .filter(|stat| !stat.is_dead())
             .cloned()
-            .collect()
+            .collect())
     }
 
     /// The members that are stopped now, as far as they are quickly found.
@@ -301,7 +317,9 @@ impl Payload {
     /// Whether any of it lives, where we have living children at all.
     #[must_use]
     pub fn has_members(&self) -> bool {
-        self.not_ours.is_empty() || !self.left().is_empty()
+        self.not_ours.is_empty()
+            || self.left().is_ok_and(|left| !left.is_empty())
+            || self.left().is_err()
     }
 }
 
@@ -313,19 +331,37 @@ fn signal_one(stat: &Stat, signal: Signal) -> bool {
     same && pinned.signal(signal).is_ok()
 }
 
-/// The children we were started with (`helper & exec gateway run …`).
-fn children() -> Vec<Pid> {
+/// What descends from us already (`helper & exec gateway run …`): not of the command.
+fn earlier_descendants() -> Result<Vec<(Pid, u64)>> {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     if matches!(waitid(WaitId::All, look), Err(rustix::io::Errno::CHILD)) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let this = Pid::this().get();
-    Family::now()
-        .members()
-        .filter(|stat| stat.parent == this)
-        .map(|stat| stat.pid)
-        .collect()
+    let family = Family::now().map_err(|error| {
+        Error::system("cannot look through /proc for our own children").because(error)
+    })?;
+    Ok(family
+        .descendants(&[Pid::this()], &[])
+        .iter()
+        .map(|stat| (stat.pid, stat.start_time))
+        .collect())
+}
+
+/// Pins our own child. It stays, at least as a zombie, until we collect it: the number is its own.
+fn meet(pid: Pid) -> Result<(Pinned, u64)> {
+    let cannot =
+        |error| Error::system(format!("cannot look at our own child {pid}")).because(error);
+    let gone = || Error::system(format!("our own child {pid} cannot be seen in /proc"));
+    let pinned = Pinned::open(pid).map_err(cannot)?.ok_or_else(gone)?;
+    let stat = Stat::look(pid).map_err(cannot)?.ok_or_else(gone)?;
+    Ok((pinned, stat.start_time))
+}
+
+/// Ends a child that cannot be supervised: nothing may run when the lock is let go.
+fn take_back(pid: Pid) {
+    let _ = rustix::process::kill_process(pid.raw(), rustix::process::Signal::KILL);
+    let _ = rustix::process::waitpid(Some(pid.raw()), rustix::process::WaitOptions::empty());
 }
 
 fn cannot_start(command: &Command, error: io::Error) -> Error {
@@ -348,17 +384,28 @@ fn cannot_start(command: &Command, error: io::Error) -> Error {
     }
 }
 
-/// Becomes the command. Comes back only with the reason why it could not.
-pub fn become_command(command: &Command, around: Surroundings<'_>, signals: &Signals) -> Error {
+/// Becomes the command. Comes back only with the reason why it could not; `None`: a signal that
+/// asks to stop had come before.
+pub fn become_command(
+    command: &Command,
+    around: Surroundings<'_>,
+    signals: &mut Signals,
+) -> Option<Error> {
+    let image = match image(command, around) {
+        Ok(image) => image,
+        Err(error) => return Some(error),
+    };
     let upbringing = Upbringing {
         parent: None,
         own_group: false,
         dispositions: signals.originally().to_vec(),
     };
-    match image(command, around) {
-        Ok(image) => cannot_start(command, image.become_it(&upbringing)),
-        Err(error) => error,
+    // What comes from here on finds the kernel's own answer, before or after the program is there.
+    let _quiet = sys::Quiet::begin();
+    if crate::wait::Interrupt::interrupted(signals) {
+        return None;
     }
+    Some(cannot_start(command, image.become_it(&upbringing)))
 }
 
 #[cfg(test)]

@@ -245,10 +245,20 @@ const PF_EXITING: u64 = 0x4;
 const PF_KTHREAD: u64 = 0x20_0000;
 
 impl Stat {
-    /// Reads the line of one process; `None` where there is none, or not for us to read.
+    /// Reads the line of one process; `None` where there is none, or not for us to read, or where
+    /// the system is short of something at the moment.
     #[must_use]
     pub fn of(pid: Pid) -> Option<Self> {
-        Self::parse(&read_small(&format!("/proc/{pid}/stat")).ok()?)
+        Self::look(pid).ok().flatten()
+    }
+
+    /// Reads the line of one process; `None` where there is none, or not for us to read.
+    ///
+    /// # Errors
+    /// It could not be looked at just now: that says nothing.
+    pub fn look(pid: Pid) -> io::Result<Option<Self>> {
+        let line = unless_absent(read_small(&format!("/proc/{pid}/stat")))?;
+        Ok(line.and_then(|line| Self::parse(&line)))
     }
 
     /// Reads our own.
@@ -349,24 +359,26 @@ pub struct Environ(Vec<u8>);
 impl Environ {
     /// Reads it. `None`: not for us to read, or there is none: the process is on its way out, is
     /// becoming another program at this moment, or was started without one.
-    #[must_use]
-    pub fn of(pid: Pid) -> Option<Self> {
-        read_bounded(&format!("/proc/{pid}/environ"), 8 << 20)
-            .ok()
-            .filter(|bytes| !bytes.is_empty())
-            .map(Self)
+    ///
+    /// # Errors
+    /// It could not be looked at just now: that says nothing.
+    pub fn look(pid: Pid) -> io::Result<Option<Self>> {
+        let bytes = unless_absent(read_bounded(&format!("/proc/{pid}/environ"), 8 << 20))?;
+        Ok(bytes.filter(|bytes| !bytes.is_empty()).map(Self))
     }
 
     /// Reads it, some times within some milliseconds if there is none: execve(2) takes the old one
     /// away before the new one can be read.
-    #[must_use]
-    pub fn settled(pid: Pid) -> Option<Self> {
+    ///
+    /// # Errors
+    /// As [`Environ::look`].
+    pub fn settled(pid: Pid) -> io::Result<Option<Self>> {
         let mut tries = 0..8;
         loop {
-            let found = Self::of(pid);
+            let found = Self::look(pid)?;
             let leaving = || Stat::of(pid).is_none_or(|stat| stat.is_exiting() || stat.is_dead());
             if found.is_some() || tries.next().is_none() || leaving() {
-                return found;
+                return Ok(found);
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
@@ -451,11 +463,27 @@ pub fn has_pending_kill(pid: Pid) -> bool {
 }
 
 /// Every process in `/proc` now, in the order the kernel lists them.
-pub fn all() -> impl Iterator<Item = Pid> {
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Pid::new(entry.ok()?.file_name().to_str()?.parse().ok()?))
+///
+/// # Errors
+/// They cannot be listed just now: that does not mean that there are none.
+pub fn all() -> io::Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        found.extend(name.to_str().and_then(|name| Pid::new(name.parse().ok()?)));
+    }
+    Ok(found)
+}
+
+/// Gone, or not ours to see, is an answer; every other error is none.
+pub(crate) fn unless_absent<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Ok(seen) => Ok(Some(seen)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH | libc::EACCES | libc::EPERM) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Our parent, its parent, and so on, as far as they can be seen.
@@ -509,11 +537,15 @@ pub struct Family {
 
 impl Family {
     /// Looks at every process that can be seen.
-    #[must_use]
-    pub fn now() -> Self {
-        Self {
-            members: all().filter_map(Stat::of).collect(),
+    ///
+    /// # Errors
+    /// One could not be looked at just now.
+    pub fn now() -> io::Result<Self> {
+        let mut members = Vec::new();
+        for pid in all()? {
+            members.extend(Stat::look(pid)?);
         }
+        Ok(Self { members })
     }
 
     /// Everybody.

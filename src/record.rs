@@ -115,6 +115,9 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
+/// A hundred years: what is longer was not meant.
+pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// A length of time that may have no end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Limit {
@@ -412,7 +415,7 @@ fn decode_record(bytes: &[u8]) -> Option<Record> {
     } else {
         decode_pid(first)? == record.pid
     };
-    let sound = record.format >= 1 && record.generation <= MAX_EXACT && is_run_id(&record.run_id);
+    let sound = record.format >= 1 && record.generation < MAX_EXACT && is_run_id(&record.run_id);
     (agrees && sound).then_some(record)
 }
 
@@ -494,12 +497,17 @@ impl serde_json::ser::Formatter for NoWhiteSpace {
     }
 }
 
+/// The characters that make a line read otherwise than it is written.
+fn turns_text_around(character: char) -> bool {
+    matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Text for a person's terminal: control characters of strangers do not get there.
 #[must_use]
 pub fn printable(text: &OsStr) -> String {
     let mut out = String::new();
     for character in text.to_string_lossy().chars() {
-        if character.is_control() {
+        if character.is_control() || turns_text_around(character) {
             out.extend(character.escape_default());
         } else {
             out.push(character);
@@ -666,9 +674,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_generation_beyond_exact_numbers_is_unreadable() {
+    fn a_generation_that_could_not_grow_is_unreadable() {
         let record = Record {
-            generation: MAX_EXACT + 1,
+            generation: MAX_EXACT,
             ..example()
         };
         assert_eq!(Contents::decode(&record.encode()), Contents::Unreadable);

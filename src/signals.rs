@@ -120,6 +120,7 @@ impl Signals {
         let mut originally: Vec<_> = routed.iter().map(|signal| original(*signal)).collect();
         originally.push(original(Signal::TTOU));
         originally.push(original(Signal::PIPE));
+        originally.push(original(Signal::XFSZ));
         let indispensable = [Signal::CHLD, Signal::TERM, Signal::IO].map(Signal::number);
         let wanted: Vec<libc::c_int> = originally
             .iter()
@@ -135,6 +136,10 @@ impl Signals {
         sys::set_disposition(libc::SIGTTOU, Disposition::Ignored);
         // A reader of our messages that goes away must not end COMMAND.
         sys::set_disposition(libc::SIGPIPE, Disposition::Ignored);
+        // A limit of file sizes is told as an error of the write.
+        sys::set_disposition(libc::SIGXFSZ, Disposition::Ignored);
+        // A starter that waits for signals in a thread hands its mask on.
+        sys::unblock_all();
         Ok(Self {
             delivery,
             originally,

@@ -12,7 +12,7 @@ use crate::survivors::{self, Run, Swept};
 use crate::takeover::{Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Step, Takeover};
 use crate::view::{self, State, View};
 use crate::wait::{Interrupt, Watched, sleep};
-use crate::{Result, process};
+use crate::{Error, Result, process};
 
 /// How long a process that has let go is given to be gone as well.
 const LAST_STEPS: Duration = Duration::from_secs(1);
@@ -227,7 +227,7 @@ impl Stopper {
             let unmarked = is_unmarked(path, &record);
             let last = Contents::Record(Box::new(record));
             if unmarked || holder.killed {
-                match self.sweep(&Run::of_holder(&last, uid)?, interrupt, progress) {
+                match self.sweep(&Run::of_holder(&last, uid)?, interrupt, progress)? {
                     Ok(ended) => swept = ended,
                     Err(other) => return Ok(*other),
                 }
@@ -253,7 +253,7 @@ impl Stopper {
             return Ok(Stopped::Nothing(view));
         };
         let run = Run::of(&file, &view.contents)?;
-        let ended = match self.sweep(&run, interrupt, progress) {
+        let ended = match self.sweep(&run, interrupt, progress)? {
             Ok(ended) => ended,
             Err(other) => return Ok(*other),
         };
@@ -270,24 +270,32 @@ impl Stopper {
         run: &Run<'_>,
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Vec<survivors::Ended>, Box<Stopped>> {
+    ) -> Result<Result<Vec<survivors::Ended>, Box<Stopped>>> {
         let left = |deadline: Duration| deadline.saturating_sub(self.began.elapsed());
         let bound = self.takeover.deadline().map_or(START_PATIENCE, left);
         let deadline = Instant::now().checked_add(bound.max(Duration::from_secs(6)));
         let mut tell = |survivors: &[survivors::Survivor]| progress(Progress::Ending { survivors });
-        match survivors::sweep(run, deadline, interrupt, &mut tell) {
-            Swept::Clean(ended) => Ok(ended),
-            Swept::Interrupted => Err(Box::new(Stopped::Interrupted(Vec::new()))),
-            Swept::Stuck(left) => {
-                let ancestors = process::ancestors();
-                let is_ours = |survivor: &survivors::Survivor| ancestors.contains(&survivor.pid());
-                let own_ancestor = left.iter().any(is_ours);
-                Err(Box::new(Stopped::Refused(Refused::Survivors {
-                    left,
-                    own_ancestor,
-                })))
-            }
-        }
+        Ok(
+            match survivors::sweep(run, deadline, interrupt, &mut tell) {
+                Swept::Blind(error) => {
+                    return Err(
+                        Error::system("cannot look through /proc for what is left").because(error)
+                    );
+                }
+                Swept::Clean(ended) => Ok(ended),
+                Swept::Interrupted => Err(Box::new(Stopped::Interrupted(Vec::new()))),
+                Swept::Stuck(left) => {
+                    let ancestors = process::ancestors();
+                    let is_ours =
+                        |survivor: &survivors::Survivor| ancestors.contains(&survivor.pid());
+                    let own_ancestor = left.iter().any(is_ours);
+                    Err(Box::new(Stopped::Refused(Refused::Survivors {
+                        left,
+                        own_ancestor,
+                    })))
+                }
+            },
+        )
     }
 }
 

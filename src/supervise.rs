@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// How long leftovers of an ended command get between SIGTERM and SIGKILL.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(5);
 
-/// Killed processes may have born others in the meantime.
+/// Killed processes may have born others in the meantime; the pause doubles, up to sixteen times.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 
 /// The name is watched once the command has lived so long, and looked at then: a command that ends
@@ -63,8 +63,8 @@ pub enum Happening<'a> {
     },
     /// The command has ended and left processes, which are asked to end.
     Left(&'a [Stat]),
-    /// Time is over: these are killed.
-    Killing(usize),
+    /// Time is over: these are killed. Told again when others are.
+    Killing(&'a [Stat]),
     /// A look at the name found something.
     Name(&'a Finding),
 }
@@ -159,6 +159,7 @@ pub struct Course {
     command: bool,
     phase: Phase,
     due: Option<Duration>,
+    kills: u32,
 }
 
 impl Course {
@@ -172,6 +173,7 @@ impl Course {
             command,
             phase: Phase::Running,
             due: None,
+            kills: 0,
         }
     }
 
@@ -238,7 +240,8 @@ impl Course {
 
     fn kill(&mut self, now: Duration) -> Action {
         self.phase = Phase::Killing;
-        self.due = Some(now + KILL_AGAIN);
+        self.due = Some(now + KILL_AGAIN * 2u32.pow(self.kills.min(4)));
+        self.kills += 1;
         Action::KillAll
     }
 
@@ -313,6 +316,8 @@ pub fn supervise(
         replaced: false,
         left: 0,
         contested: false,
+        killed: Vec::new(),
+        over: false,
     };
     if command.is_some() && watch.payload.is_none() {
         // A stop that was recorded before the fork: nothing was started.
@@ -366,13 +371,17 @@ struct Watch {
     replaced: bool,
     left: usize,
     contested: bool,
+    /// Who was told to be killed.
+    killed: Vec<Pid>,
+    over: bool,
 }
 
 impl Watch {
     fn run(mut self, signals: &mut Signals, attendant: &mut dyn Attendant) -> Result<Ended> {
         attendant.tell(Happening::Running(self.claim.record()));
         loop {
-            if self.turn(signals, attendant) == Turn::Over {
+            self.turn(signals, attendant);
+            if self.over {
                 return self.finish();
             }
             self.doze(signals, attendant);
@@ -384,40 +393,30 @@ impl Watch {
     }
 
     /// Everything that may have happened is looked at; then everything that is due is done.
-    fn turn(&mut self, signals: &mut Signals, attendant: &mut dyn Attendant) -> Turn {
+    fn turn(&mut self, signals: &mut Signals, attendant: &mut dyn Attendant) {
         let arrivals = signals.take();
         for arrival in arrivals
             .iter()
             .filter(|arrival| !is_for_the_loop(arrival.signal))
         {
-            if self.arrived(*arrival, attendant) == Turn::Over {
-                return Turn::Over;
-            }
+            self.arrived(*arrival, attendant);
         }
-        if self.reap(attendant) == Turn::Over {
-            return Turn::Over;
-        }
+        self.reap(attendant);
         let rang =
             arrivals.iter().any(|arrival| arrival.signal == Signal::IO) || self.mounts_changed();
         self.listen(rang, attendant);
         let action = self.course.time(self.now());
         self.act(action, attendant);
         attendant.turned();
-        Turn::GoOn
     }
 
-    fn arrived(&mut self, arrival: Arrival, attendant: &mut dyn Attendant) -> Turn {
+    fn arrived(&mut self, arrival: Arrival, attendant: &mut dyn Attendant) {
         let from = self.from(arrival.origin);
         let stops = self.course.stops(arrival.signal) && !self.course.is_ending();
         let action = self.course.signal(self.now(), arrival.signal, from);
         self.act(action, attendant);
         if stops {
             self.note_stop(arrival, attendant);
-        }
-        if action == Action::Finish {
-            Turn::Over
-        } else {
-            Turn::GoOn
         }
     }
 
@@ -444,7 +443,11 @@ impl Watch {
     }
 
     fn act(&mut self, action: Action, attendant: &mut dyn Attendant) {
-        let Some(payload) = &self.payload else { return };
+        self.over |= action == Action::Finish;
+        self.over |= action == Action::Finish;
+        let Some(payload) = &self.payload else {
+            return;
+        };
         match action {
             Action::Nothing | Action::Finish => {}
             Action::PassOn(signal) => payload.signal(signal),
@@ -456,25 +459,29 @@ impl Watch {
                 payload.signal_each(&payload.stopped(), Signal::CONT);
             }
             Action::AskRest => {
-                let left = payload.left();
+                // Who cannot be looked at now is killed when the time is over.
+                let left = payload.left().unwrap_or_default();
                 self.left = self.left.max(left.len());
                 payload.signal_each(&left, Signal::TERM);
                 payload.signal_each(&left, Signal::CONT);
                 attendant.tell(Happening::Left(&left));
             }
             Action::KillAll => {
-                let count = payload.signal_each(&payload.left(), Signal::KILL);
-                if count > 0 {
-                    attendant.tell(Happening::Killing(count));
+                let left = payload.left().unwrap_or_default();
+                payload.signal_each(&left, Signal::KILL);
+                let pids: Vec<Pid> = left.iter().map(|stat| stat.pid).collect();
+                if !left.is_empty() && pids != self.killed {
+                    attendant.tell(Happening::Killing(&left));
+                    self.killed = pids;
                 }
             }
         }
     }
 
     /// Collects every child that has ended: the first process, and orphans that came to us.
-    fn reap(&mut self, attendant: &mut dyn Attendant) -> Turn {
+    fn reap(&mut self, attendant: &mut dyn Attendant) {
         let Some(first) = self.payload.as_ref().map(Payload::pid) else {
-            return Turn::GoOn;
+            return;
         };
         let nobody = loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
@@ -488,16 +495,11 @@ impl Watch {
             }
         };
         if !self.gone {
-            return Turn::GoOn;
+            return;
         }
         let left = !nobody && self.payload.as_ref().is_some_and(Payload::has_members);
         let action = self.course.first_gone(self.now(), left);
         self.act(action, attendant);
-        if action == Action::Finish {
-            Turn::Over
-        } else {
-            Turn::GoOn
-        }
     }
 
     fn mounts_changed(&self) -> bool {
@@ -617,12 +619,6 @@ impl Watch {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    GoOn,
-    Over,
-}
-
 fn is_for_the_loop(signal: Signal) -> bool {
     signal == Signal::CHLD || signal == Signal::IO
 }
@@ -663,27 +659,30 @@ fn is_replacer(asker: &Asker) -> bool {
 }
 
 /// Becomes the command under the claim: the lock is inherited, and nobody watches any more.
-///
-/// # Errors
-/// Always, if it comes back: why it could not. The record is then marked ended.
+/// Comes back only where it could not. `None`: a signal that asks to stop had come before.
 pub fn become_command(
     claim: Claim,
     command: &Command,
-    signals: &Signals,
+    signals: &mut Signals,
     may_notify: bool,
-) -> Error {
+) -> Option<Error> {
     if let Err(error) = claim.inherit() {
-        return error;
+        return Some(error);
     }
     let around = Surroundings {
         record: claim.record(),
         may_notify,
     };
     let error = crate::payload::become_command(command, around, signals);
+    let reason = if error.is_some() {
+        Reason::Exited
+    } else {
+        Reason::Stopped
+    };
     let _ = claim.end(End {
         ended: Timestamp::now(),
         exit: None,
-        reason: Reason::Exited,
+        reason,
         by: None,
     });
     error

@@ -9,6 +9,7 @@
 //! long; one that may belong to the run is awaited, and never signalled.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -95,17 +96,19 @@ impl Survivor {
         Stat::of(self.pid()).map_or('X', |stat| stat.state as char)
     }
 
-    fn pin(stat: &Stat, tie: Tie) -> Option<Self> {
-        let pinned = Pinned::open(stat.pid).ok()??;
+    fn pin(stat: &Stat, tie: Tie) -> io::Result<Option<Self>> {
+        let Some(pinned) = Pinned::open(stat.pid)? else {
+            return Ok(None);
+        };
         // Looked at again behind the pidfd: the number may have been handed on since.
-        let again = Stat::of(stat.pid)?;
-        (again.start_time == stat.start_time).then(|| Self {
+        let again = Stat::look(stat.pid)?.filter(|again| again.start_time == stat.start_time);
+        Ok(again.map(|stat| Self {
             pinned,
             start_time: stat.start_time,
             tie,
-            name: stat.name.clone(),
             argv: process::argv(stat.pid),
-        })
+            name: stat.name,
+        }))
     }
 
     fn signal(&self, signal: Signal) {
@@ -133,8 +136,9 @@ impl<'a> Run<'a> {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn of(file: &'a OpenFile, last: &'a Contents) -> Result<Self> {
-        // A copy of another record says nothing about the last run here.
-        let by_path = (!file.names_itself(last)).then(|| file.path());
+        // A copy of another record, or an old file that is back, says nothing about the last run.
+        let own = file.names_itself(last) && !file.was_moved()?;
+        let by_path = (!own).then(|| file.path());
         Self::new(last, by_path, file.authority()?)
     }
 
@@ -169,54 +173,55 @@ impl<'a> Run<'a> {
     }
 
     /// Looks for them now.
-    #[must_use]
-    pub fn survivors(&self) -> Vec<Survivor> {
+    ///
+    /// # Errors
+    /// Somebody could not be looked at just now: that does not mean that nobody is left.
+    pub fn survivors(&self) -> io::Result<Vec<Survivor>> {
+        let mut found = Vec::new();
         if !self.may_have_survivors() {
-            return Vec::new();
+            return Ok(found);
         }
-        let family = Family::now();
+        let family = Family::now()?;
         let this = Pid::this();
-        let tied: Vec<(&Stat, Tie)> = family
+        let mut tied = Vec::new();
+        for stat in family
             .members()
             .filter(|stat| stat.pid != this && !stat.is_dead())
-            .filter_map(|stat| Some((stat, self.tie(stat)?)))
-            .collect();
-        let roots: Vec<Pid> = tied
-            .iter()
-            .filter(|(_, tie)| tie.is_sure())
-            .map(|(stat, _)| stat.pid)
-            .collect();
-        let heirs = family
-            .descendants(&roots, &[this])
-            .into_iter()
-            .filter(|stat| !stat.is_dead() && !tied.iter().any(|(known, _)| known.pid == stat.pid))
+        {
+            tied.extend(self.tie(stat)?.map(|tie| (stat, tie)));
+        }
+        let sure = tied.iter().filter(|(_, tie)| tie.is_sure());
+        let roots: Vec<Pid> = sure.map(|(stat, _)| stat.pid).collect();
+        let known = |pid| tied.iter().any(|(stat, _)| stat.pid == pid);
+        let heirs = family.descendants(&roots, &[this]).into_iter();
+        let heirs = heirs
+            .filter(|stat| !stat.is_dead() && !known(stat.pid))
             .map(|stat| (stat, Tie::Marked));
-        tied.iter()
-            .copied()
-            .chain(heirs)
-            .filter_map(|(stat, tie)| Survivor::pin(stat, tie))
-            .collect()
+        for (stat, tie) in tied.iter().copied().chain(heirs) {
+            found.extend(Survivor::pin(stat, tie)?);
+        }
+        Ok(found)
     }
 
-    fn tie(&self, stat: &Stat) -> Option<Tie> {
+    fn tie(&self, stat: &Stat) -> io::Result<Option<Tie>> {
         if self
             .record
             .is_some_and(|record| is_payload_of(record, stat))
         {
-            return Some(self.tie_of_payload(stat));
+            return self.tie_of_payload(stat).map(Some);
         }
         // The kernel's own threads have no environment, and are nobody's.
         if stat.is_kernel_thread() {
-            return None;
+            return Ok(None);
         }
         // Nobody older than the gateway can have its run id.
         let record = self
             .record
             .filter(|record| stat.start_time >= record.start_time);
         if record.is_none() && self.by_path.is_none() {
-            return None;
+            return Ok(None);
         }
-        match Environ::settled(stat.pid) {
+        Ok(match Environ::settled(stat.pid)? {
             Some(environ) => {
                 let by_id = record.is_some_and(|record| is_marked_by(record, &environ));
                 (by_id || self.is_ours_by_path(stat, &environ)).then_some(Tie::Marked)
@@ -224,25 +229,21 @@ impl<'a> Run<'a> {
             None => record
                 .is_some_and(|record| may_have_belonged(record, stat))
                 .then_some(Tie::Exiting),
-        }
+        })
     }
 
     /// A pid and a start time can be read off any process: they prove nothing about who wrote them.
-    fn tie_of_payload(&self, stat: &Stat) -> Tie {
-        let has_id = |environ: Environ| {
-            self.record
-                .is_some_and(|record| has_run_id(&environ, &record.run_id))
-        };
-        let marked = || Environ::settled(stat.pid).is_some_and(has_id);
+    fn tie_of_payload(&self, stat: &Stat) -> io::Result<Tie> {
         let allowed = match self.authority {
             Authority::OverAll => true,
             Authority::Over(uid) => process::uid(stat.pid) == Some(uid),
         };
-        if allowed || marked() {
-            Tie::Payload
-        } else {
-            Tie::Claimed
-        }
+        let has_id = |environ: &Environ| {
+            self.record
+                .is_some_and(|record| has_run_id(environ, &record.run_id))
+        };
+        let sure = allowed || Environ::settled(stat.pid)?.as_ref().is_some_and(has_id);
+        Ok(if sure { Tie::Payload } else { Tie::Claimed })
     }
 
     /// Started for this very pid file, by a gateway that is certainly gone. Paths and numbers mean
@@ -285,6 +286,15 @@ fn is_marked_by(record: &Record, environ: &Environ) -> bool {
     has_run_id(environ, &record.run_id) && same_invocation(environ, record)
 }
 
+/// Whether a process was started under the run of this id.
+#[must_use]
+pub fn is_marked(pid: Pid, run_id: &str) -> bool {
+    Environ::settled(pid)
+        .ok()
+        .flatten()
+        .is_some_and(|environ| has_run_id(&environ, run_id))
+}
+
 fn has_run_id(environ: &Environ, run_id: &str) -> bool {
     environ.get(RUN_ID).is_some_and(|ids| {
         ids.split(|byte| *byte == b':')
@@ -315,6 +325,8 @@ pub enum Swept {
     Interrupted,
     /// These could not be ended in time, or are our own ancestors.
     Stuck(Vec<Survivor>),
+    /// Until the deadline they could not be looked for.
+    Blind(io::Error),
 }
 
 /// A survivor that was ended.
@@ -341,9 +353,22 @@ pub fn sweep(
     let mut named = false;
     let mut unsure = Unsure::default();
     loop {
-        let mut left = run.survivors();
-        unsure.keep(&mut left);
         let overdue = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let mut left = match run.survivors() {
+            Ok(left) => left,
+            Err(error) if overdue => return Swept::Blind(error),
+            Err(_) => {
+                sleep(
+                    interrupt.descriptor().map(Watched::Readable),
+                    Some(KERNELS_TURN),
+                );
+                if interrupt.interrupted() {
+                    return Swept::Interrupted;
+                }
+                continue;
+            }
+        };
+        unsure.keep(&mut left);
         if overdue {
             // One that only may have belonged to the run does not end the start.
             left.retain(|survivor| survivor.tie != Tie::Exiting);

@@ -126,6 +126,16 @@ impl Drop for Quiet {
     }
 }
 
+/// Lets every signal in that a starter may have left blocked.
+pub fn unblock_all() {
+    let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is ours and zero is a valid set; see `Quiet::begin`.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 /// What a child does between fork and exec.
 #[derive(Clone, Debug)]
 pub struct Upbringing {
@@ -303,12 +313,7 @@ fn follow(plan: &Upbringing) -> io::Result<()> {
     for &(signal, disposition) in &plan.dispositions {
         set_disposition(signal, disposition);
     }
-    let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the set is ours and zero is a valid set; see `Quiet::begin`.
-    unsafe {
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
-    }
+    unblock_all();
     Ok(())
 }
 

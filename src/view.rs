@@ -90,7 +90,7 @@ impl View {
 pub fn look(path: &Path) -> Result<View> {
     match OpenFile::open_existing(path) {
         Ok(Some(file)) => look_at(&file),
-        Ok(None) => Ok(look_at_nothing(path)),
+        Ok(None) => look_at_nothing(path),
         Err(error) => look_from_outside(path).ok_or(error),
     }
 }
@@ -143,7 +143,7 @@ fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
         });
     }
     if !file.names_itself(contents)
-        && let Some(holder) = holder::holder_of_earlier_file(file.path(), Some(file.id()))
+        && let Some(holder) = holder::holder_of_earlier_file(file.path(), Some(file.id()))?
     {
         return Ok(State::Removed(holder));
     }
@@ -166,14 +166,14 @@ fn is_a_copy(record: &Record) -> bool {
     process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id) && holder::still_runs(record)
 }
 
-fn look_at_nothing(path: &Path) -> View {
+fn look_at_nothing(path: &Path) -> Result<View> {
     let path = canonical_name(path);
-    let state = holder::holder_of_earlier_file(&path, None).map_or(State::Free, State::Removed);
-    View {
+    let state = holder::holder_of_earlier_file(&path, None)?.map_or(State::Free, State::Removed);
+    Ok(View {
         path,
         state,
         contents: Contents::Empty,
-    }
+    })
 }
 
 /// The name in its directory's canonical form, as far as the directory exists.

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use gateway_lock::record::Limit;
+use gateway_lock::record::{LONGEST, Limit};
 
 /// What can be typed, for messages.
 const ALLOWED: &str = "give seconds (30, 1.5), units (500ms, 30s, 1m30s, 2h), 0 or infinity";
-
-/// No longer than this: what is meant is `infinity`.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Reads a length of time.
 pub fn parse(text: &str) -> Result<Limit, String> {

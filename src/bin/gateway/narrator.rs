@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gateway_lock::acquire::{self, Progress};
 use gateway_lock::claim::{Contest, Finding};
-use gateway_lock::process::Pid;
+use gateway_lock::process::{Pid, Stat};
 use gateway_lock::record::Limit;
 use gateway_lock::supervise::Happening;
 use gateway_lock::takeover::Mode;
@@ -174,8 +174,9 @@ pub fn tell(voice: &Voice, subject: &Subject, stop_timeout: Limit, happening: &H
                 named.join(", ")
             );
         }
-        Happening::Killing(count) => {
-            log::warn!("time is over: killed {count} processes of the command, {path}")
+        Happening::Killing(left) => {
+            let named: Vec<String> = left.iter().take(5).map(member).collect();
+            log::warn!("time is over: sent SIGKILL to {}, {path}", named.join(", "));
         }
         Happening::Name(finding) => tell_finding(voice, &path, finding),
         _ => {}
@@ -201,4 +202,10 @@ fn tell_finding(voice: &Voice, path: &str, finding: &Finding) {
         )),
         Finding::Intact | Finding::Overwritten => {}
     }
+}
+
+/// `pid 77 (worker, state D)`
+fn member(stat: &Stat) -> String {
+    let name = words::command(std::slice::from_ref(&stat.name));
+    format!("pid {} ({name}, state {})", stat.pid, stat.state as char)
 }

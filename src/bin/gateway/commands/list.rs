@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use gateway_lock::Result;
 use gateway_lock::lock::SYSTEM_PLACE;
 use gateway_lock::place::{FILE_NAME, Surroundings};
+use gateway_lock::record::printable;
 use gateway_lock::user::user_name;
 use gateway_lock::view::{self, State, View};
 
@@ -92,7 +93,10 @@ fn row(view: &View, places: &[PathBuf], users: &mut HashMap<u32, String>) -> [St
             .entry(record.uid)
             .or_insert_with(|| user_name(record.uid))
             .clone();
-        row[5] = record.unit.clone().unwrap_or_else(none);
+        row[5] = record
+            .unit
+            .as_ref()
+            .map_or_else(none, |unit| printable(unit.as_ref()));
         if view.state.holder().is_none() && row[6] == "-" {
             row[6] = words::command(&words::words(record.command()));
         }

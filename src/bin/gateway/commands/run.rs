@@ -148,12 +148,10 @@ impl Session<'_> {
         if let Some(command) = command.filter(|_| self.run.exec) {
             self.manager
                 .ready(&format!("running {}", words::command(command.argv())));
-            return Err(supervise::become_command(
-                acquired.claim,
-                command,
-                signals,
-                may_notify,
-            ));
+            return match supervise::become_command(acquired.claim, command, signals, may_notify) {
+                Some(error) => Err(error),
+                None => Ok(self.interrupted(signals, &[])),
+            };
         }
         let rules = supervise::Rules {
             stop_signal: self.run.stop_signal,
@@ -227,7 +225,8 @@ impl Session<'_> {
                 && !is_own(record)
             {
                 self.voice.notice(&format!(
-                    "{what} {unit}, which is down unless it restarts by itself; start it again with: {start}"
+                    "{what} {}, which is down unless it restarts by itself; start it again with: {start}",
+                    gateway_lock::record::printable(unit.as_ref())
                 ));
             }
         }
