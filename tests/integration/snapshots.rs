@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::harness::{End, Locker, Payload, Scene, Signal, environment};
+use crate::harness::{End, Locker, Payload, Scene, Signal, environment, variable};
 
 const UPDATE: &str = "GATEWAY_TEST_UPDATE";
 
@@ -205,7 +205,10 @@ fn the_exit_codes() {
 fn the_names_of_the_environment() {
     let scene = Scene::new();
     let _holder = scene.hold();
-    let payload = environment(scene.record().payload_pid());
+    let payload = scene.record().payload_pid();
+    // Waits until the payload has its environment.
+    variable(payload, "GATEWAY_PID");
+    let payload = environment(payload);
     let names: BTreeSet<_> = payload
         .keys()
         .map(|name| name.to_str().unwrap().to_owned())

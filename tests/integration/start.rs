@@ -204,13 +204,7 @@ fn the_command_is_told_what_it_runs_under() {
     let scene = Scene::new();
     let _holder = scene.hold();
     let record = scene.record();
-    let environment = crate::harness::environment(record.payload_pid());
-    let told = |name: &str| {
-        environment[std::ffi::OsStr::new(name)]
-            .to_str()
-            .unwrap()
-            .to_owned()
-    };
+    let told = |name: &str| crate::harness::variable(record.payload_pid(), name);
     assert_eq!(told("GATEWAY_PID_FILE"), scene.pid_file().to_str().unwrap());
     assert_eq!(told("GATEWAY_PID"), record.pid().to_string());
     assert_eq!(told("GATEWAY_RUN_ID"), record.text("/run_id"));

@@ -420,11 +420,13 @@ fn a_forged_record_steers_no_signal_of_roots() {
         "\"payload\":{{\"pid\":{},\"start_time\":{start},\"argv\":[\"sleep\"]}},",
         roots.pid()
     );
-    for words in [
-        &["run", "--", "true"][..],
-        &["run", "--replace", "--", "true"],
-        &["stop"],
-    ] {
+    let limits = ["--timeout", "600ms"];
+    let kill = ["--kill-after", "300ms"];
+    let command = ["--", "touch", "ran"];
+    let wait = [&["run", "--wait"], &limits[..], &command].concat();
+    let replace = [&["run", "--replace"], &limits[..], &kill, &command].concat();
+    let stop = [&["stop"], &limits[..], &kill].concat();
+    for words in [wait, replace, stop] {
         let text = record_with(&file, 4_000_000, &payload);
         fs::write(&file, text).unwrap();
         for path in [&folder, &file] {
@@ -432,7 +434,11 @@ fn a_forged_record_steers_no_signal_of_roots() {
         }
         let mut command = scene.bare(["-f"]);
         command.arg(&file).args(words);
-        scene.finish_command(command);
+        let output = scene.finish_command(command);
+        output
+            .assert_code(81)
+            .assert_says(&format!("pid {}", roots.pid()));
+        assert!(!scene.path("ran").exists());
         roots.assert_undisturbed();
     }
 }
