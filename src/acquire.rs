@@ -419,7 +419,8 @@ impl Seeker<'_> {
                 })));
             }
         };
-        if locked.at_path()? != AtPath::Same {
+        // Told to end before anything is written: then nothing is.
+        if interrupt.interrupted() || locked.at_path()? != AtPath::Same {
             return Ok(None);
         }
         let claim = Claim::stake(locked, &last, description)?;
@@ -703,21 +704,5 @@ pub fn pid_of(who: &Sighting) -> Option<Pid> {
         Sighting::Proven(holder) | Sighting::Ending(holder) => Some(holder.pid()),
         Sighting::Starting(locker) | Sighting::Foreign(locker) => Some(locker.pid),
         Sighting::Invisible(pid) => *pid,
-    }
-}
-
-/// The name of the network file system that a path lies on, if it does: flock may mean less there.
-#[must_use]
-pub fn network_file_system(path: &Path) -> Option<&'static str> {
-    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
-    let kind = rustix::fs::statfs(existing).ok()?.f_type;
-    // statfs(2) lists these numbers.
-    match kind {
-        0x6969 => Some("NFS"),
-        0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
-        0x0102_1997 => Some("9p"),
-        0x00c3_6400 => Some("Ceph"),
-        0x5346_414f => Some("AFS"),
-        _ => None,
     }
 }

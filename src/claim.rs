@@ -288,15 +288,14 @@ impl Claim {
             return finding;
         }
         let path: PathBuf = self.current.path().to_path_buf();
-        let opened = match OpenFile::open_or_create(&path)
-            .and_then(|file| Ok((file.read_settled()?, file.try_lock()?)))
-        {
-            Ok(opened) => opened,
-            Err(error) => return Finding::Contested(Contest::Unusable(error)),
-        };
-        match opened {
-            (contents, Try::Locked(locked)) => self.move_to(locked, &contents),
-            (_, Try::Busy(file)) => self.give_way_only_to_a_record(&file),
+        match OpenFile::open_or_create(&path).and_then(OpenFile::try_lock) {
+            // Read under the lock: nobody writes it any more.
+            Ok(Try::Locked(locked)) => match locked.read() {
+                Ok(contents) => self.move_to(locked, &contents),
+                Err(error) => Finding::Contested(Contest::Unusable(error)),
+            },
+            Ok(Try::Busy(file)) => self.give_way_only_to_a_record(&file),
+            Err(error) => Finding::Contested(Contest::Unusable(error)),
         }
     }
 

@@ -11,6 +11,12 @@ use std::time::{Duration, Instant};
 /// How long the end of the program may wait for what is unsent.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// A watchdog that wants to hear more often is not served: the loop would do nothing else.
+const SHORTEST_WATCH: Duration = Duration::from_millis(10);
+
+/// No more than this waits to be sent: a service manager that reads nothing for so long is gone.
+const MOST_UNSENT: usize = 64;
+
 /// How often what is unsent is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
@@ -49,7 +55,9 @@ impl Notifier {
     /// no room now.
     pub fn send(&mut self, message: impl Into<String>) {
         if self.is_connected() {
-            self.unsent.push_back(message.into());
+            if self.unsent.len() < MOST_UNSENT {
+                self.unsent.push_back(message.into());
+            }
             self.flush();
         }
     }
@@ -114,7 +122,7 @@ pub fn watchdog_interval() -> Option<Duration> {
     let micros = number("WATCHDOG_USEC").filter(|micros| *micros > 0)?;
     let ours = std::env::var_os("WATCHDOG_PID").is_none()
         || number("WATCHDOG_PID") == Some(std::process::id().into());
-    ours.then(|| Duration::from_micros(micros / 2))
+    ours.then(|| Duration::from_micros(micros / 2).max(SHORTEST_WATCH))
 }
 
 #[cfg(test)]

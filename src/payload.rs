@@ -1,5 +1,6 @@
 //! COMMAND: found before anybody is asked to go, started under the lock, never left alone.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -117,7 +118,38 @@ fn check(program: &Path) -> Result<PathBuf> {
             "chmod +x {shown}, or name its interpreter: sh {shown}"
         ))
     })?;
+    check_interpreter(program)?;
     Ok(program.to_path_buf())
+}
+
+/// A script needs the program that its first line names (execve(2)): that is looked at, too, so that
+/// nobody is asked to go for a script that cannot run. What cannot be read is left to the kernel.
+fn check_interpreter(program: &Path) -> Result<()> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let read = std::fs::File::open(program).and_then(|file| file.take(256).read_to_end(&mut head));
+    let Some(line) = read.ok().and_then(|_| head.strip_prefix(b"#!")) else {
+        return Ok(());
+    };
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let mut words = line
+        .split(|byte| byte.is_ascii_whitespace())
+        .filter(|word| !word.is_empty());
+    let Some(interpreter) = words.next().map(|word| Path::new(OsStr::from_bytes(word))) else {
+        return Ok(());
+    };
+    rustix::fs::accessat(CWD, interpreter, Access::EXEC_OK, AtFlags::EACCESS).map_err(|errno| {
+        let (script, missing) = (
+            record::printable(program.as_os_str()),
+            record::printable(interpreter.as_os_str()),
+        );
+        Error::new(
+            ErrorKind::CommandNotExecutable,
+            format!("cannot execute {script}: its interpreter {missing}"),
+        )
+        .because(errno)
+        .advise("look at its first line")
+    })
 }
 
 /// What the command gets beside our own environment.
@@ -173,7 +205,7 @@ fn run_ids(outer: Option<OsString>, own: &str) -> OsString {
 pub struct Payload {
     pinned: Pinned,
     start_time: u64,
-    heard_nothing: bool,
+    heard_nothing: Cell<bool>,
     /// What descended from us before: pids with their start times.
     not_ours: Vec<(Pid, u64)>,
     run_id: String,
@@ -220,7 +252,7 @@ impl Payload {
         Ok(Some(Self {
             pinned,
             start_time,
-            heard_nothing,
+            heard_nothing: Cell::new(heard_nothing),
             not_ours,
             run_id,
         }))
@@ -245,10 +277,10 @@ impl Payload {
         theirs.is_ok_and(|theirs| theirs == rustix::process::getpgrp())
     }
 
-    /// Whether a key was pressed so early that it may not have heard of it.
+    /// Whether a key was pressed so early that it may not have heard of it: true once at the most.
     #[must_use]
     pub fn heard_nothing(&self) -> bool {
-        self.heard_nothing
+        self.heard_nothing.take()
     }
 
     /// Signals the first process, through its pidfd.
@@ -317,9 +349,8 @@ impl Payload {
     /// Whether any of it lives, where we have living children at all.
     #[must_use]
     pub fn has_members(&self) -> bool {
-        self.not_ours.is_empty()
-            || self.left().is_ok_and(|left| !left.is_empty())
-            || self.left().is_err()
+        // Who cannot be looked at now is not gone.
+        self.not_ours.is_empty() || self.left().map_or(true, |left| !left.is_empty())
     }
 }
 

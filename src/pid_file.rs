@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-use crate::acquire::{self, Former, Outcome, Refused};
+use crate::acquire::{self, Outcome, Refused};
 use crate::claim::{Claim, Description, Finding};
 use crate::holder::{Holder, Sighting};
-use crate::record::{self, End, Limit, Reason, Timestamp};
-use crate::takeover::{Mode, Refusal, Rules};
+use crate::record::{self, End, Limit, Reason};
+use crate::takeover::{Mode, Rules};
 use crate::wait::{Interrupt, Uninterrupted};
 use crate::{Error, Result};
 
@@ -236,11 +236,9 @@ impl PidFile {
                 Outcome::Acquired(acquired) => Wait::Acquired(Lock {
                     claim: Some(acquired.claim),
                 }),
-                Outcome::Refused(Refused::By {
-                    refusal,
-                    who,
-                    asked,
-                }) => Wait::Refused(refused(refusal, &who, &asked, &path)),
+                Outcome::Refused(Refused::By { who, .. }) => {
+                    Wait::Refused(HolderInfo::of(&who, &path))
+                }
                 Outcome::Refused(Refused::Survivors { left, .. }) => Wait::Refused(HolderInfo {
                     pid: left.first().map(|survivor| survivor.pid().get()),
                     argv: left
@@ -254,10 +252,6 @@ impl PidFile {
             },
         )
     }
-}
-
-fn refused(_refusal: Refusal, who: &Sighting, _asked: &[Former], path: &Path) -> HolderInfo {
-    HolderInfo::of(who, path)
 }
 
 fn translate(progress: &acquire::Progress<'_>, path: &Path) -> Progress {
@@ -363,12 +357,7 @@ impl Lock {
 }
 
 fn ended() -> End {
-    End {
-        ended: Timestamp::now(),
-        exit: None,
-        reason: Reason::Exited,
-        by: None,
-    }
+    End::now(Reason::Exited)
 }
 
 impl Drop for Lock {

@@ -257,6 +257,19 @@ pub struct End {
     pub by: Option<Asker>,
 }
 
+impl End {
+    /// Now, for this reason, and with nothing known of a command.
+    #[must_use]
+    pub fn now(reason: Reason) -> Self {
+        Self {
+            ended: Timestamp::now(),
+            exit: None,
+            reason,
+            by: None,
+        }
+    }
+}
+
 /// The record: everything a stranger needs to know of the holder.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Record {

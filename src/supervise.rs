@@ -291,12 +291,7 @@ pub fn supervise(
     let payload = match started {
         Ok(payload) => payload,
         Err(error) => {
-            let _ = claim.end(End {
-                ended: Timestamp::now(),
-                exit: None,
-                reason: Reason::Exited,
-                by: None,
-            });
+            let _ = claim.end(End::now(Reason::Exited));
             return Err(error);
         }
     };
@@ -485,7 +480,10 @@ impl Watch {
         };
         let nobody = loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == first.get() => {
+                // Once collected, its number may be handed on to somebody who comes to us.
+                Ok(Some((pid, status)))
+                    if !self.gone && pid.as_raw_nonzero().get() == first.get() =>
+                {
                     self.exit = Some(exit_of(status));
                     self.gone = true;
                 }
@@ -679,12 +677,7 @@ pub fn become_command(
     } else {
         Reason::Stopped
     };
-    let _ = claim.end(End {
-        ended: Timestamp::now(),
-        exit: None,
-        reason,
-        by: None,
-    });
+    let _ = claim.end(End::now(reason));
     error
 }
 

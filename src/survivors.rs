@@ -40,6 +40,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long a dying process that may not even belong to the run goes unmentioned.
 const UNNAMED: Duration = Duration::from_secs(2);
 
+/// A long sweep is spoken of so often: whoever counts on hearing of it does not give up on us.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
+
 /// New survivors may be born while the known ones die.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -350,7 +353,7 @@ pub fn sweep(
     let began = Instant::now();
     let ancestors = process::ancestors();
     let mut asked: Vec<Ended> = Vec::new();
-    let mut named = false;
+    let mut tell_at = UNNAMED;
     let mut unsure = Unsure::default();
     loop {
         let overdue = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -386,9 +389,8 @@ pub fn sweep(
         if began.elapsed() >= KERNELS_TURN {
             press(&left, began, &mut asked);
         }
-        let overlong = !named && began.elapsed() >= UNNAMED;
-        if asked.len() > asked_before || overlong {
-            named |= overlong;
+        if asked.len() > asked_before || began.elapsed() >= tell_at {
+            tell_at = began.elapsed() + TELL_AGAIN;
             told(&left);
         }
         doze(&left, began, deadline, interrupt);

@@ -26,14 +26,17 @@ struct Watchdog {
 
 impl ServiceManager {
     pub fn new(run: &Run) -> Self {
+        let notifier = Notifier::from_environment();
         Self {
-            notifier: Notifier::from_environment(),
             who: run.notify,
             ready: false,
-            watchdog: watchdog_interval().map(|every| Watchdog {
-                every,
-                next: Instant::now(),
-            }),
+            watchdog: watchdog_interval()
+                .filter(|_| notifier.is_connected())
+                .map(|every| Watchdog {
+                    every,
+                    next: Instant::now(),
+                }),
+            notifier,
         }
     }
 

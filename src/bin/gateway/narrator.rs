@@ -14,6 +14,9 @@ use crate::exit::LOST;
 use crate::message::Voice;
 use crate::words::{self, Subject};
 
+/// Behind a storm of probes no more pids than this are remembered.
+const MOST_TOLD: usize = 64;
+
 /// Tells people what happens while the lock is sought.
 pub struct Narrator<'a> {
     voice: Voice,
@@ -84,6 +87,9 @@ impl<'a> Narrator<'a> {
             if self.began.elapsed() < Duration::from_secs(1) {
                 return;
             }
+        }
+        if self.told.len() > MOST_TOLD {
+            self.told.clear();
         }
         if self.told.insert(pid) {
             let end = left.map_or_else(String::new, |left| {
@@ -169,8 +175,8 @@ pub fn tell(voice: &Voice, subject: &Subject, stop_timeout: Limit, happening: &H
                 .map(|stat| words::process(stat.pid, std::slice::from_ref(&stat.name)))
                 .collect();
             log::info!(
-                "the command left {} processes, which get 5 s: {}",
-                left.len(),
+                "the command left {}, which must end within 5 s: {}",
+                count(left.len()),
                 named.join(", ")
             );
         }

@@ -216,9 +216,10 @@ fn by(
         (Refusal::Barred(bar), Sighting::Proven(known) | Sighting::Ending(known)) => {
             barred(bar, known, subject, verb)
         }
-        (Refusal::TooShort { timeout, needed }, Sighting::Proven(known)) => {
-            too_short(timeout, needed, known, asked, subject)
-        }
+        (
+            Refusal::TooShort { timeout, needed },
+            Sighting::Proven(known) | Sighting::Ending(known),
+        ) => too_short(timeout, needed, known, asked, subject),
         (Refusal::Deadline, _) => format!(
             "gave up after {}: {} still has the lock, {at}{}; give it longer with --timeout{}",
             span(waited),

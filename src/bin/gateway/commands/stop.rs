@@ -63,10 +63,15 @@ pub fn stop(context: &Context, patience: &Patience) -> Result<Verdict> {
             Verdict::SUCCESS
         }
         Stopped::Refused(refused) => {
-            context
-                .voice
-                .fault(&words::refused(&refused, &subject, began.elapsed(), "stop"));
-            Verdict::Code(code(&refused))
+            let text = words::refused(&refused, &subject, began.elapsed(), "stop");
+            let code = code(&refused);
+            // That the time is over was to be expected; that it cannot be stopped was not.
+            if code == DEADLINE {
+                context.voice.expected(&text)
+            } else {
+                context.voice.fault(&text)
+            }
+            Verdict::Code(code)
         }
         Stopped::Interrupted(asked) => interrupted(context, &mut signals, &asked, &subject),
     })
