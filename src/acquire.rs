@@ -481,10 +481,7 @@ fn with_lock(locked: Locked, path: &Path) -> Result<Look> {
     // Let go before anything else, so that the holder can put its claim back.
     drop(locked);
     let file = OpenFile::open_or_create(path)?;
-    Ok(Look::Held {
-        who: Sighting::Proven(earlier),
-        file,
-    })
+    Ok(Look::Held { who: earlier, file })
 }
 
 fn has_ended(who: &Sighting) -> bool {
@@ -538,7 +535,7 @@ impl Crowd {
 
 /// Whether somebody holds an earlier file of this path. Asked where the record does not name this
 /// very file, where the file was moved since it was written (an old one may be back), and where it names a process that lives although the lock is free.
-fn earlier_holder(locked: &Locked, last: &Contents) -> Result<Option<Holder>> {
+fn earlier_holder(locked: &Locked, last: &Contents) -> Result<Option<Sighting>> {
     let named = locked.names_itself(last) && !locked.was_moved()?;
     let lives = || {
         last.record()

@@ -15,6 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::lock::{FileId, OpenFile};
@@ -526,7 +527,9 @@ pub struct Held {
     pub pid: Pid,
     /// The file.
     pub file: FileId,
-    /// The file, opened through the process's descriptor.
+    /// What the kernel calls it.
+    link: PathBuf,
+    /// What is written in it, read through the process's descriptor.
     contents: Contents,
 }
 
@@ -552,7 +555,8 @@ fn file_held_by(pid: Pid, fd: &OsStr) -> io::Result<Option<Held>> {
     let fd = fd.to_string_lossy();
     let through = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
     // Sockets, pipes and the like have no path; asking for it is cheap and touches nothing.
-    if !std::fs::read_link(&through)?.is_absolute() {
+    let link = std::fs::read_link(&through)?;
+    if !link.is_absolute() {
         return Ok(None);
     }
     let fdinfo = read_fdinfo(pid, &fd)?;
@@ -568,6 +572,7 @@ fn file_held_by(pid: Pid, fd: &OsStr) -> io::Result<Option<Held>> {
     Ok(Some(Held {
         pid,
         file: FileId::of(&stat),
+        link,
         contents,
     }))
 }
@@ -617,34 +622,50 @@ impl Held {
 ///
 /// Its record must name the file it holds and our path, and its directory must be the one that
 /// our file is in, seen from its own root: link texts and device numbers alike coincide between
-/// containers. A locker without such a record is a start in progress, which will compare the path
-/// itself. Whom we may not look at is not found: the manual says so.
+/// containers. A gateway on a removed file of this path without such a record is starting, or its
+/// record was overwritten: it will look at the path itself. Whom we may not look at is not found:
+/// the manual says so.
 ///
 /// # Errors
 /// Somebody could not be looked at just now, and might be it.
-pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Option<Holder>> {
+pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Option<Sighting>> {
     let cannot = |error| {
         Error::system("cannot look through /proc for the holder of an earlier pid file")
             .because(error)
     };
     let directory = path.parent().and_then(|parent| FileId::at(parent).ok());
     let this = Pid::this();
+    let mut starting = None;
     for pid in process::all()
         .map_err(cannot)?
         .into_iter()
         .filter(|pid| *pid != this)
     {
-        let found = files_held_by(pid)
-            .map_err(cannot)?
-            .into_iter()
-            .filter(|held| Some(held.file) != file && is_ours_by_name(held, path, directory))
-            .find_map(Held::into_holder)
-            .filter(|holder| holder.record().is_some_and(|record| record.end.is_none()));
-        if found.is_some() {
-            return Ok(found);
+        let held = files_held_by(pid).map_err(cannot)?;
+        for held in held.into_iter().filter(|held| Some(held.file) != file) {
+            if is_ours_by_name(&held, path, directory) {
+                let alive =
+                    |holder: &Holder| holder.record().is_some_and(|record| record.end.is_none());
+                if let Some(holder) = held.into_holder().filter(alive) {
+                    return Ok(Some(Sighting::Proven(holder)));
+                }
+            } else if is_undescribed(&held, path) {
+                starting = Some(Sighting::Starting(Locker {
+                    pid,
+                    argv: process::argv(pid),
+                }));
+            }
         }
     }
-    Ok(None)
+    Ok(starting)
+}
+
+fn is_undescribed(held: &Held, path: &Path) -> bool {
+    let removed = [path.as_os_str().as_bytes(), b" (deleted)"].concat();
+    held.link.as_os_str().as_bytes() == removed
+        && held.contents.record().is_none()
+        && is_gateway(held.pid)
+        && sees_our_directory(held.pid, path)
 }
 
 fn is_ours_by_name(held: &Held, path: &Path, directory: Option<FileId>) -> bool {

@@ -475,6 +475,21 @@ pub fn all() -> io::Result<Vec<Pid>> {
     Ok(found)
 }
 
+/// The pid that was handed out last: the last word of `/proc/loadavg` (proc_loadavg(5)). Where it
+/// has not changed, nobody was born.
+#[must_use]
+pub fn newest() -> Option<Pid> {
+    let text = read_small("/proc/loadavg").ok()?;
+    Pid::new(
+        std::str::from_utf8(&text)
+            .ok()?
+            .split_ascii_whitespace()
+            .next_back()?
+            .parse()
+            .ok()?,
+    )
+}
+
 /// Gone, or not ours to see, is an answer; every other error is none.
 pub(crate) fn unless_absent<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
     match looked {
@@ -703,6 +718,13 @@ mod tests {
         assert_eq!(environ.get("GATEWAY"), Some(&b"ok"[..]));
         assert_eq!(environ.get("GATEWAY_PID"), Some(&b"7"[..]));
         assert_eq!(environ.get("GATE"), None);
+    }
+
+    #[test]
+    fn a_birth_shows() {
+        let before = newest().unwrap();
+        Command::new("true").status().unwrap();
+        assert_ne!(newest().unwrap(), before);
     }
 
     #[test]

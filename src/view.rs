@@ -143,9 +143,9 @@ fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
         });
     }
     if !file.names_itself(contents)
-        && let Some(holder) = holder::holder_of_earlier_file(file.path(), Some(file.id()))?
+        && let Some(who) = holder::holder_of_earlier_file(file.path(), Some(file.id()))?
     {
-        return Ok(State::Removed(holder));
+        return Ok(elsewhere(who));
     }
     Ok(unlocked(contents))
 }
@@ -166,9 +166,18 @@ fn is_a_copy(record: &Record) -> bool {
     process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id) && holder::still_runs(record)
 }
 
+/// Somebody who holds a file that is not at the path.
+fn elsewhere(who: Sighting) -> State {
+    match who {
+        Sighting::Proven(holder) | Sighting::Ending(holder) => State::Removed(holder),
+        Sighting::Starting(locker) | Sighting::Foreign(locker) => State::Starting(Some(locker)),
+        Sighting::Invisible(pid) => State::Invisible(pid),
+    }
+}
+
 fn look_at_nothing(path: &Path) -> Result<View> {
     let path = canonical_name(path);
-    let state = holder::holder_of_earlier_file(&path, None)?.map_or(State::Free, State::Removed);
+    let state = holder::holder_of_earlier_file(&path, None)?.map_or(State::Free, elsewhere);
     Ok(View {
         path,
         state,
