@@ -149,6 +149,7 @@ pub fn acquire(
         crowd: None,
         prober: None,
         reopened: 0,
+        swept: Vec::new(),
     };
     seeker.run(description, interrupt, progress)
 }
@@ -164,13 +165,22 @@ struct Seeker<'a> {
     /// The unproven locker of the last look.
     prober: Option<Option<Pid>>,
     reopened: u32,
+    swept: Vec<survivors::Ended>,
 }
 
 /// What a look at the file gave.
 enum Look {
-    Mine { locked: Locked, last: Contents },
+    /// The lock is ours, and so is the name; `mark` tells whether that may have changed since.
+    Mine {
+        locked: Locked,
+        last: Contents,
+        mark: (i64, u64),
+    },
     Moved,
-    Held { who: Sighting, file: OpenFile },
+    Held {
+        who: Sighting,
+        file: OpenFile,
+    },
 }
 
 impl Seeker<'_> {
@@ -217,8 +227,11 @@ impl Seeker<'_> {
             .takeover
             .next(self.began.elapsed(), seen(&look, self.rules.mode));
         match (step, look) {
-            (Step::Start, Look::Mine { locked, last }) => {
-                self.finish(locked, last, description, interrupt, progress)
+            (Step::Start, Look::Mine { locked, last, mark }) => {
+                match self.finish(&locked, &last, interrupt, progress)? {
+                    Some(outcome) => Ok(Some(outcome)),
+                    None => self.stake(locked, &last, mark, description, interrupt),
+                }
             }
             (Step::Ask | Step::Kill, Look::Held { who, file }) => {
                 // Whoever was proven may have asked *us* before it had the lock: two who ask each
@@ -386,54 +399,66 @@ impl Seeker<'_> {
         sleep(fds.map(Watched::Readable), Some(limit));
     }
 
-    /// Steps 7 and 8. `None`: the path changed hands meanwhile, so begin again.
+    /// Ends what a crash left. `None`: nobody is left.
     fn finish(
         &mut self,
-        locked: Locked,
-        last: Contents,
-        description: &Description,
+        locked: &Locked,
+        last: &Contents,
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Option<Outcome>> {
-        let swept = match self.sweep(&locked, &last, interrupt, progress)? {
-            Swept::Clean(swept) => swept,
-            Swept::Blind(error) => {
-                return Err(
-                    Error::system("cannot look through /proc for what a crashed run left")
-                        .because(error),
-                );
+        match self.sweep(locked, last, interrupt, progress)? {
+            Swept::Clean(swept) => {
+                self.swept = swept;
+                Ok(None)
             }
             Swept::Interrupted => {
-                return Ok(Some(Outcome::Interrupted {
-                    asked: std::mem::take(&mut self.asked),
-                }));
+                let asked = std::mem::take(&mut self.asked);
+                Ok(Some(Outcome::Interrupted { asked }))
             }
             Swept::Stuck(left) => {
                 let ancestors = process::ancestors();
                 let own_ancestor = left
                     .iter()
                     .any(|survivor| ancestors.contains(&survivor.pid()));
-                return Ok(Some(Outcome::Refused(Refused::Survivors {
+                Ok(Some(Outcome::Refused(Refused::Survivors {
                     left,
                     own_ancestor,
-                })));
+                })))
             }
-        };
+            Swept::Blind(error) => Err(Error::system(
+                "cannot look through /proc for what a crashed run left",
+            )
+            .because(error)),
+        }
+    }
+
+    /// Writes the record. `None`: the path changed hands meanwhile, if only for a moment, so begin
+    /// again.
+    fn stake(
+        &mut self,
+        locked: Locked,
+        last: &Contents,
+        mark: (i64, u64),
+        description: &Description,
+        interrupt: &mut dyn Interrupt,
+    ) -> Result<Option<Outcome>> {
         // Told to end before anything is written: then nothing is.
-        if interrupt.interrupted() || locked.at_path()? != AtPath::Same {
+        let changed = locked.at_path()? != AtPath::Same || locked.change_mark()? != mark;
+        if interrupt.interrupted() || changed {
             return Ok(None);
         }
-        let claim = Claim::stake(locked, &last, description)?;
-        if claim.at_path()? != AtPath::Same {
+        let claim = Claim::stake(locked, last, description)?;
+        let written = claim.change_mark()?;
+        if claim.at_path()? != AtPath::Same || claim.change_mark()? != written {
             return Ok(None);
         }
-        let (replaced, waited) = (std::mem::take(&mut self.asked), self.began.elapsed());
         Ok(Some(Outcome::Acquired(Box::new(Acquired {
             claim,
-            last,
-            replaced,
-            swept,
-            waited,
+            last: last.clone(),
+            replaced: std::mem::take(&mut self.asked),
+            swept: std::mem::take(&mut self.swept),
+            waited: self.began.elapsed(),
         }))))
     }
 
@@ -472,11 +497,12 @@ fn look(path: &Path) -> Result<Look> {
 /// The lock is ours. Is the name?
 fn with_lock(locked: Locked, path: &Path) -> Result<Look> {
     let last = locked.read()?;
+    let mark = locked.change_mark()?;
     if locked.at_path()? != AtPath::Same {
         return Ok(Look::Moved);
     }
     let Some(earlier) = earlier_holder(&locked, &last)? else {
-        return Ok(Look::Mine { locked, last });
+        return Ok(Look::Mine { locked, last, mark });
     };
     // Let go before anything else, so that the holder can put its claim back.
     drop(locked);

@@ -223,6 +223,14 @@ impl Claim {
         self.current.at_path()
     }
 
+    /// See [`OpenFile::change_mark`].
+    ///
+    /// # Errors
+    /// `fstat(2)` fails.
+    pub fn change_mark(&self) -> Result<(i64, u64)> {
+        self.current.change_mark()
+    }
+
     /// Adds the running command to the record.
     ///
     /// # Errors

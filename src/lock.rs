@@ -255,6 +255,16 @@ impl OpenFile {
         Ok((stat.st_ctime, stat.st_ctime_nsec) != (stat.st_mtime, stat.st_mtime_nsec))
     }
 
+    /// A mark that changes whenever the file is written, renamed or linked (`st_ctime`).
+    ///
+    /// # Errors
+    /// `fstat(2)` fails.
+    pub fn change_mark(&self) -> Result<(i64, u64)> {
+        let stat = rustix::fs::fstat(&self.file)
+            .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))?;
+        Ok((stat.st_ctime, stat.st_ctime_nsec))
+    }
+
     /// Who could have written it: its owner, and where others may write it, nobody is believed more.
     ///
     /// # Errors

@@ -357,31 +357,34 @@ pub fn argv(pid: Pid) -> Vec<OsString> {
 pub struct Environ(Vec<u8>);
 
 impl Environ {
-    /// Reads it. `None`: not for us to read, or there is none: the process is on its way out, is
-    /// becoming another program at this moment, or was started without one.
+    /// Reads it; that of a living thread where the first one has ended. Empty: the process is on its
+    /// way out, is becoming another program at this moment (execve(2) takes the old environment away
+    /// before the new one can be read), or was started without one. `None`: not for us to read.
     ///
     /// # Errors
     /// It could not be looked at just now: that says nothing.
     pub fn look(pid: Pid) -> io::Result<Option<Self>> {
-        let bytes = unless_absent(read_bounded(&format!("/proc/{pid}/environ"), 8 << 20))?;
-        Ok(bytes.filter(|bytes| !bytes.is_empty()).map(Self))
+        let read = |path: &str| unless_absent(read_bounded(path, 8 << 20));
+        let Some(bytes) = read(&format!("/proc/{pid}/environ"))? else {
+            return Ok(None);
+        };
+        if !bytes.is_empty() {
+            return Ok(Some(Self(bytes)));
+        }
+        let tasks = unless_absent(std::fs::read_dir(format!("/proc/{pid}/task")))?;
+        for task in tasks.into_iter().flatten() {
+            let path = task?.path().join("environ");
+            if let Some(bytes) = read(&path.to_string_lossy())?.filter(|bytes| !bytes.is_empty()) {
+                return Ok(Some(Self(bytes)));
+            }
+        }
+        Ok(Some(Self::default()))
     }
 
-    /// Reads it, some times within some milliseconds if there is none: execve(2) takes the old one
-    /// away before the new one can be read.
-    ///
-    /// # Errors
-    /// As [`Environ::look`].
-    pub fn settled(pid: Pid) -> io::Result<Option<Self>> {
-        let mut tries = 0..8;
-        loop {
-            let found = Self::look(pid)?;
-            let leaving = || Stat::of(pid).is_none_or(|stat| stat.is_exiting() || stat.is_dead());
-            if found.is_some() || tries.next().is_none() || leaving() {
-                return Ok(found);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// From bytes as in `/proc/PID/environ`: `NAME=value`, each ended by a zero byte.

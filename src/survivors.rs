@@ -40,6 +40,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long a dying process that may not even belong to the run goes unmentioned.
 const UNNAMED: Duration = Duration::from_secs(2);
 
+/// A dying process that may not even belong to the run is waited for no longer.
+const LONGEST_DOUBT: Duration = Duration::from_secs(15);
+
 /// A long sweep is spoken of so often: whoever counts on hearing of it does not give up on us.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
 
@@ -56,8 +59,6 @@ pub enum Tie {
     Payload,
     /// It has the run id, or descends from one that has.
     Marked,
-    /// The record names it, but whoever may write the file could have written that: not signalled.
-    Claimed,
     /// It is on its way out, and nobody can tell any more whether it belonged to the run.
     Exiting,
 }
@@ -125,6 +126,17 @@ impl Survivor {
     }
 }
 
+/// Those without an environment are looked at so often more, with so long in between.
+const ROUNDS: u32 = 6;
+const ROUND: Duration = Duration::from_millis(1);
+
+/// What a look at one process says.
+enum Look {
+    Tied(Tie),
+    Stranger,
+    Unclear,
+}
+
 /// What is known of the run whose survivors are looked for.
 #[derive(Clone, Debug)]
 pub struct Run<'a> {
@@ -189,67 +201,99 @@ impl<'a> Run<'a> {
         }
         let family = Family::now()?;
         let this = Pid::this();
-        let mut tied = Vec::new();
-        for stat in family
-            .members()
-            .filter(|stat| stat.pid != this && !stat.is_dead())
-        {
-            tied.extend(self.tie(stat)?.map(|tie| (stat, tie)));
-        }
+        let tied = self.tied(
+            family
+                .members()
+                .filter(|stat| stat.pid != this && !stat.is_dead()),
+        )?;
         let sure = tied.iter().filter(|(_, tie)| tie.is_sure());
         let roots: Vec<Pid> = sure.map(|(stat, _)| stat.pid).collect();
         let known = |pid| tied.iter().any(|(stat, _)| stat.pid == pid);
         let heirs = family.descendants(&roots, &[this]).into_iter();
-        let heirs = heirs
-            .filter(|stat| !stat.is_dead() && !known(stat.pid))
-            .map(|stat| (stat, Tie::Marked));
-        for (stat, tie) in tied.iter().copied().chain(heirs) {
+        let heirs = heirs.filter(|stat| !stat.is_dead() && !known(stat.pid) && self.may_end(stat));
+        for (stat, tie) in tied
+            .iter()
+            .copied()
+            .chain(heirs.map(|stat| (stat, Tie::Marked)))
+        {
             found.extend(Survivor::pin(stat, tie)?);
         }
         Ok(found)
     }
 
-    fn tie(&self, stat: &Stat) -> io::Result<Option<Tie>> {
+    /// Who belongs to the run. Those without an environment are looked at some times more, all
+    /// together, because most of them will have one in a moment.
+    fn tied<'f>(
+        &self,
+        members: impl Iterator<Item = &'f Stat>,
+    ) -> io::Result<Vec<(&'f Stat, Tie)>> {
+        let mut tied = Vec::new();
+        let mut unclear: Vec<&Stat> = members.collect();
+        for round in 0..=ROUNDS {
+            let mut still = Vec::new();
+            for stat in unclear {
+                match self.tie(stat)? {
+                    Look::Tied(tie) => tied.push((stat, tie)),
+                    Look::Stranger => {}
+                    Look::Unclear => still.push(stat),
+                }
+            }
+            unclear = still;
+            if unclear.is_empty() || round == ROUNDS {
+                break;
+            }
+            std::thread::sleep(ROUND);
+        }
+        Ok(tied)
+    }
+
+    fn tie(&self, stat: &Stat) -> io::Result<Look> {
         if self
             .record
             .is_some_and(|record| is_payload_of(record, stat))
+            && self.may_end(stat)
         {
-            return self.tie_of_payload(stat).map(Some);
+            return Ok(Look::Tied(Tie::Payload));
         }
         // The kernel's own threads have no environment, and are nobody's.
         if stat.is_kernel_thread() {
-            return Ok(None);
+            return Ok(Look::Stranger);
         }
         // Nobody older than the gateway can have its run id.
         let record = self
             .record
             .filter(|record| stat.start_time >= record.start_time);
         if record.is_none() && self.by_path.is_none() {
-            return Ok(None);
+            return Ok(Look::Stranger);
         }
-        Ok(match Environ::settled(stat.pid)? {
-            Some(environ) => {
-                let by_id = record.is_some_and(|record| is_marked_by(record, &environ));
-                (by_id || self.is_ours_by_path(stat, &environ)).then_some(Tie::Marked)
-            }
-            None => record
-                .is_some_and(|record| may_have_belonged(record, stat))
-                .then_some(Tie::Exiting),
+        let Some(environ) = Environ::look(stat.pid)? else {
+            return Ok(Look::Stranger);
+        };
+        if environ.is_empty() {
+            let leaving = record.is_some_and(|record| may_have_belonged(record, stat));
+            return Ok(if leaving {
+                Look::Tied(Tie::Exiting)
+            } else {
+                Look::Unclear
+            });
+        }
+        let by_id =
+            record.is_some_and(|record| is_marked_by(record, &environ) && self.may_end(stat));
+        let ours = by_id || self.is_ours_by_path(stat, &environ);
+        Ok(if ours {
+            Look::Tied(Tie::Marked)
+        } else {
+            Look::Stranger
         })
     }
 
-    /// A pid and a start time can be read off any process: they prove nothing about who wrote them.
-    fn tie_of_payload(&self, stat: &Stat) -> io::Result<Tie> {
-        let allowed = match self.authority {
+    /// Pids, start times and run ids can be read off any process: they prove nothing about who wrote
+    /// them. A file speaks only for the processes of those who could have written it.
+    fn may_end(&self, stat: &Stat) -> bool {
+        match self.authority {
             Authority::OverAll => true,
             Authority::Over(uid) => process::uid(stat.pid) == Some(uid),
-        };
-        let has_id = |environ: &Environ| {
-            self.record
-                .is_some_and(|record| has_run_id(environ, &record.run_id))
-        };
-        let sure = allowed || Environ::settled(stat.pid)?.as_ref().is_some_and(has_id);
-        Ok(if sure { Tie::Payload } else { Tie::Claimed })
+        }
     }
 
     /// Started for this very pid file, by a gateway that is certainly gone. Paths and numbers mean
@@ -295,7 +339,7 @@ fn is_marked_by(record: &Record, environ: &Environ) -> bool {
 /// Whether a process was started under the run of this id.
 #[must_use]
 pub fn is_marked(pid: Pid, run_id: &str) -> bool {
-    Environ::settled(pid)
+    Environ::look(pid)
         .ok()
         .flatten()
         .is_some_and(|environ| has_run_id(&environ, run_id))
@@ -377,8 +421,8 @@ pub fn sweep(
             }
         };
         unsure.keep(&mut left);
-        if overdue {
-            // One that only may have belonged to the run does not end the start.
+        if overdue || began.elapsed() >= LONGEST_DOUBT {
+            // One that only may have belonged to the run neither ends the start nor keeps it.
             left.retain(|survivor| survivor.tie != Tie::Exiting);
         }
         if left.is_empty() {
