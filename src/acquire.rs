@@ -448,9 +448,11 @@ impl Seeker<'_> {
         if interrupt.interrupted() || changed {
             return Ok(None);
         }
+        let before = locked.bytes()?;
         let claim = Claim::stake(locked, last, description)?;
         let written = claim.change_mark()?;
         if claim.at_path()? != AtPath::Same || claim.change_mark()? != written {
+            claim.retract(&before)?;
             return Ok(None);
         }
         Ok(Some(Outcome::Acquired(Box::new(Acquired {

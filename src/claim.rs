@@ -223,6 +223,14 @@ impl Claim {
         self.current.at_path()
     }
 
+    /// Puts back what was written before: a start that came to nothing leaves no trace.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn retract(self, before: &[u8]) -> Result<()> {
+        self.current.write(before)
+    }
+
     /// See [`OpenFile::change_mark`].
     ///
     /// # Errors

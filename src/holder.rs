@@ -244,7 +244,9 @@ fn proven(holder: Holder) -> Sighting {
 fn prove_named(file: &OpenFile, contents: &Contents) -> Result<Option<Holder>> {
     let (pid, start_time) = match contents {
         Contents::Record(record) => {
-            if record.boot_id != process::boot_id()? || !numbers_mean_the_same(record) {
+            // A copied record names another file: who has the lock on this one may only look at it.
+            let own = names_file(record, file.id());
+            if !own || record.boot_id != process::boot_id()? || !numbers_mean_the_same(record) {
                 return Ok(None);
             }
             (record.pid, Some(record.start_time))
@@ -308,6 +310,12 @@ fn pin(pid: Pid) -> Result<Option<Pinned>> {
     })
 }
 
+/// Whether the record was written to this file; not by its path, which a container may call
+/// otherwise.
+fn names_file(record: &Record, file: FileId) -> bool {
+    (record.dev, record.inode) == (file.dev, file.inode)
+}
+
 /// Whether the record's pids are numbers of our own pid namespace.
 #[must_use]
 pub fn numbers_mean_the_same(record: &Record) -> bool {
@@ -320,7 +328,8 @@ fn prove_elsewhere(pid: Pid, file: FileId, contents: &Contents) -> Result<Option
     let Some(record) = contents.record() else {
         return Ok(None);
     };
-    if numbers_mean_the_same(record) || record.boot_id != process::boot_id()? {
+    let own = names_file(record, file);
+    if !own || numbers_mean_the_same(record) || record.boot_id != process::boot_id()? {
         return Ok(None);
     }
     let Some(pinned) = pin(pid)? else {
@@ -596,7 +605,7 @@ impl Held {
     #[must_use]
     pub fn into_holder(self) -> Option<Holder> {
         let record = self.contents.record()?.clone();
-        if (record.dev, record.inode) != (self.file.dev, self.file.inode) {
+        if !names_file(&record, self.file) {
             return None;
         }
         let pinned = Pinned::open(self.pid).ok()??;

@@ -15,7 +15,7 @@ use crate::payload::{Command, Payload, Surroundings};
 use crate::process::{self, Pid, Signal, Stat};
 use crate::record::{self, Asker, End, Exit, Limit, Reason, Record, Timestamp};
 use crate::signals::{Arrival, Origin, Signals};
-use crate::wait::{Watched, sleep};
+use crate::wait::{self, Watched};
 use crate::{Error, Result};
 
 /// How long leftovers of an ended command get between SIGTERM and SIGKILL.
@@ -311,6 +311,7 @@ pub fn supervise(
         replaced: false,
         left: 0,
         contested: false,
+        mounts_changed: false,
         killed: Vec::new(),
         over: false,
     };
@@ -366,6 +367,7 @@ struct Watch {
     replaced: bool,
     left: usize,
     contested: bool,
+    mounts_changed: bool,
     /// Who was told to be killed.
     killed: Vec<Pid>,
     over: bool,
@@ -397,8 +399,8 @@ impl Watch {
             self.arrived(*arrival, attendant);
         }
         self.reap(attendant);
-        let rang =
-            arrivals.iter().any(|arrival| arrival.signal == Signal::IO) || self.mounts_changed();
+        let rang = arrivals.iter().any(|arrival| arrival.signal == Signal::IO)
+            || std::mem::take(&mut self.mounts_changed);
         self.listen(rang, attendant);
         let action = self.course.time(self.now());
         self.act(action, attendant);
@@ -500,11 +502,6 @@ impl Watch {
         self.act(action, attendant);
     }
 
-    fn mounts_changed(&self) -> bool {
-        let mounts = self.bell.as_ref().and_then(Bell::mounts);
-        mounts.is_some_and(|mounts| sleep([Watched::Changed(mounts)], Some(Duration::ZERO)))
-    }
-
     fn listen(&mut self, rang: bool, attendant: &mut dyn Attendant) {
         if self.hang_at.is_some_and(|at| Instant::now() >= at) {
             self.hang_bell();
@@ -558,7 +555,7 @@ impl Watch {
         }
     }
 
-    fn doze(&self, signals: &Signals, attendant: &dyn Attendant) {
+    fn doze(&mut self, signals: &Signals, attendant: &dyn Attendant) {
         let course = self.course.due().map(|due| due.saturating_sub(self.now()));
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         let others = [
@@ -578,12 +575,11 @@ impl Watch {
             .as_ref()
             .and_then(Bell::mounts)
             .map(Watched::Changed);
-        sleep(
-            [Watched::Readable(signals.as_fd())]
-                .into_iter()
-                .chain(mounts),
-            limit,
-        );
+        let fds = [Watched::Readable(signals.as_fd())]
+            .into_iter()
+            .chain(mounts);
+        // The kernel tells of a change once: whoever asks again hears nothing.
+        self.mounts_changed = wait::ready(fds, limit).get(1) == Some(&true);
     }
 
     fn finish(mut self) -> Result<Ended> {

@@ -56,6 +56,11 @@ pub enum Watched<'a> {
 /// Sleeps until one of the descriptors is ready, a signal was handled, or the time is over;
 /// `true` if it was a descriptor. The caller looks at everything again in any case.
 pub fn sleep<'a>(fds: impl IntoIterator<Item = Watched<'a>>, limit: Option<Duration>) -> bool {
+    ready(fds, limit).contains(&true)
+}
+
+/// Likewise, and tells which of them are ready.
+pub fn ready<'a>(fds: impl IntoIterator<Item = Watched<'a>>, limit: Option<Duration>) -> Vec<bool> {
     let mut fds: Vec<PollFd<'_>> = fds
         .into_iter()
         .map(|fd| match fd {
@@ -65,5 +70,8 @@ pub fn sleep<'a>(fds: impl IntoIterator<Item = Watched<'a>>, limit: Option<Durat
         .collect();
     // Beyond what a timespec holds is as good as for ever.
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-    matches!(poll(&mut fds, limit.as_ref()), Ok(ready) if ready > 0)
+    match poll(&mut fds, limit.as_ref()) {
+        Ok(_) => fds.iter().map(|fd| !fd.revents().is_empty()).collect(),
+        Err(_) => vec![false; fds.len()],
+    }
 }
