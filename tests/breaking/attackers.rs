@@ -323,10 +323,12 @@ fn live_on(scene: &Scene, folder: &Path) {
         .assert_code(80);
     second.crash();
     let mut third = up(scene.spawn(gateway(&["run", "--", &payload])));
+    wait_until("three payloads", HUNG, || {
+        scene.started_payloads().len() == 3
+    });
     scene.finish_command(gateway(&["stop"])).assert_code(0);
     assert_eq!(third.end(), End::of(Signal::TERM));
     scene.assert_never_two_payloads();
-    assert_eq!(scene.started_payloads().len(), 3);
 }
 
 fn status(scene: &Scene, command: &Command) -> String {

@@ -16,8 +16,10 @@ pub fn of(number: i64, path: Option<&str>) -> &'static [i32] {
         libc::SYS_open | libc::SYS_openat if pid_file => &[
             EMFILE, ENFILE, ENOMEM, EACCES, EPERM, EIO, EROFS, ENOSPC, EDQUOT, ELOOP, EINTR,
         ],
-        libc::SYS_open | libc::SYS_openat => &[EMFILE, ENFILE, ENOMEM, EACCES, ENOENT, EINTR],
-        libc::SYS_read if in_proc => &[ESRCH, ENOMEM, EIO, EINTR],
+        // Of a process that lives, the kernel says neither ENOENT nor ESRCH, and root may look.
+        libc::SYS_open | libc::SYS_openat if of_a_process(path) => &[EMFILE, ENFILE, ENOMEM],
+        libc::SYS_open | libc::SYS_openat => &[EMFILE, ENFILE, ENOMEM, EACCES, ENOENT],
+        libc::SYS_read if in_proc => &[ENOMEM, EIO, EINTR],
         libc::SYS_read | libc::SYS_pread64 => &[EIO, EINTR],
         libc::SYS_recvfrom => &[EINTR, ENOMEM],
         libc::SYS_write | libc::SYS_writev => &[EPIPE, EAGAIN, EIO, ENOSPC, EINTR],
@@ -32,11 +34,11 @@ pub fn of(number: i64, path: Option<&str>) -> &'static [i32] {
         libc::SYS_fstat => &[EIO, ENOMEM],
         libc::SYS_statfs | libc::SYS_fstatfs => &[EIO, ENOMEM, ENOSYS, EINTR],
         libc::SYS_readlink | libc::SYS_readlinkat => &[EIO, ENOMEM, EACCES],
-        libc::SYS_getdents64 => &[EIO, ENOENT],
+        libc::SYS_getdents64 => &[ENOMEM],
         libc::SYS_mkdir | libc::SYS_mkdirat => &[ENOSPC, EDQUOT, EACCES, EROFS, EMLINK, ENOMEM],
         libc::SYS_fchmod | libc::SYS_fchmodat => &[EPERM, EROFS, EIO],
         libc::SYS_faccessat | libc::SYS_faccessat2 => &[EACCES, EIO, ENOMEM, ENOSYS],
-        libc::SYS_pidfd_open => &[EMFILE, ENFILE, ENOMEM, ENODEV, ESRCH, ENOSYS],
+        libc::SYS_pidfd_open => &[EMFILE, ENFILE, ENOMEM, ENODEV, ENOSYS],
         libc::SYS_pidfd_send_signal => &[EPERM, ESRCH],
         libc::SYS_poll | libc::SYS_ppoll => &[EINTR, ENOMEM],
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => &[EAGAIN, ENOMEM],
@@ -56,6 +58,12 @@ pub fn of(number: i64, path: Option<&str>) -> &'static [i32] {
         libc::SYS_close if pid_file => &[EIO, EINTR],
         _ => &[],
     }
+}
+
+/// `/proc/PID/…`, or all of `/proc`.
+fn of_a_process(path: Option<&str>) -> bool {
+    path.and_then(|path| path.strip_prefix("/proc"))
+        .is_some_and(|rest| rest.is_empty() || rest[1..].starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Its name, for people.

@@ -66,8 +66,9 @@ impl Successor {
             end(hatched);
             collect_group(pid);
             assert!(
-                began.elapsed() < Duration::from_secs(5),
-                "pid {pid} does not get free"
+                began.elapsed() < Duration::from_secs(20),
+                "pid {pid} does not get free: {:?}",
+                users_of(pid)
             );
         }
     }
@@ -103,17 +104,32 @@ pub fn collect(pid: u32) {
 
 /// A number is not free either while a process group has it: collects orphans that ended in it.
 fn collect_group(group: u32) {
-    let is_orphan = |pid: &u32| {
-        let field = |number| stat_field(*pid, number);
-        state(*pid) == Some('Z')
-            && field(4) == Some(std::process::id().to_string())
-            && field(5) == Some(group.to_string())
-    };
-    let numbers = fs::read_dir("/proc").expect("/proc is mounted");
-    numbers
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(is_orphan)
+    let this = Some(std::process::id().to_string());
+    let is_orphan = |pid: &u32| state(*pid) == Some('Z') && stat_field(*pid, 4) == this;
+    let group = Some(group.to_string());
+    numbers()
+        .filter(|pid| stat_field(*pid, 5) == group && is_orphan(pid))
         .for_each(collect);
+}
+
+fn numbers() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .expect("/proc is mounted")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Who keeps a number from being used again: as a process, a group or a session.
+fn users_of(pid: u32) -> Vec<String> {
+    let number = Some(pid.to_string());
+    numbers()
+        .filter(|user| {
+            *user == pid
+                || [5, 6]
+                    .iter()
+                    .any(|field| stat_field(*user, *field) == number)
+        })
+        .filter_map(|user| fs::read_to_string(format!("/proc/{user}/stat")).ok())
+        .collect()
 }
 
 /// A storm of short-lived bystanders that goes round in a ring of a few hundred numbers.
@@ -133,20 +149,26 @@ impl Ring {
         let over = Arc::new(AtomicBool::new(false));
         let told = over.clone();
         let thread = std::thread::spawn(move || {
-            let mut living = std::collections::VecDeque::new();
+            let mut living = Vec::new();
             let (mut hatched, mut heard) = (0, Vec::new());
             while !told.load(Ordering::SeqCst) || !living.is_empty() {
-                if !told.load(Ordering::SeqCst) {
+                if living.len() < FLOCK && !told.load(Ordering::SeqCst) {
                     let pid = hatch(Some(Duration::from_millis(hatched % 40)));
                     hatched += 1;
-                    living.push_back(pid);
+                    living.push(pid);
                     if pid > RING.1 {
                         set_last_pid(RING.0);
                     }
                 }
-                if living.len() > FLOCK || told.load(Ordering::SeqCst) {
-                    heard.extend(living.pop_front().and_then(fate));
-                }
+                // Collected as soon as they have ended: their numbers are free then.
+                living.retain(|pid| match fate(*pid) {
+                    Fate::Lives => true,
+                    Fate::HeardNothing => false,
+                    Fate::Heard(status) => {
+                        heard.push(format!("{pid}: wait status {status:#x}"));
+                        false
+                    }
+                });
                 std::thread::sleep(Duration::from_micros(500));
             }
             (hatched, heard)
@@ -177,10 +199,20 @@ impl Drop for Ring {
     }
 }
 
-/// What a bystander heard, if anything.
-fn fate(pid: u32) -> Option<String> {
+enum Fate {
+    Lives,
+    HeardNothing,
+    Heard(i32),
+}
+
+/// What became of a bystander, which is collected if it has ended.
+fn fate(pid: u32) -> Fate {
     let mut status = 0;
+    let options = libc::WNOHANG | libc::WUNTRACED;
     // SAFETY: the status is ours, and the child is not collected yet.
-    unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, libc::WUNTRACED) };
-    (status != 0).then(|| format!("{pid}: wait status {status:#x}"))
+    match unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, options) } {
+        0 => Fate::Lives,
+        _ if status == 0 => Fate::HeardNothing,
+        _ => Fate::Heard(status),
+    }
 }
