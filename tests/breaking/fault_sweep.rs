@@ -255,3 +255,35 @@ fn replaced(stage: &Stage, plan: Plan) -> Seen {
 fn any_call_of_a_replaced_holder_may_fail() {
     alone(|| sweep("replaced holder", replaced));
 }
+
+/// A read or a write may do less than it was asked for (read(2), write(2)); that is no error either.
+#[track_caller]
+fn assert_goes_on_byte_by_byte(scene: fn(&Stage, Plan) -> Seen) {
+    let stage = Stage::new();
+    let seen = scene(&stage, Plan::Short);
+    assert!(seen.report.struck.is_some(), "nothing was read or written");
+    assert!(
+        seen.in_time && seen.good.contains(&seen.report.end),
+        "{:?}: {}",
+        seen.report,
+        seen.said
+    );
+    stage.assert_unharmed();
+    stage.assert_recovers();
+}
+
+#[test]
+fn short_reads_and_writes_are_no_errors() {
+    alone(|| {
+        for scene in [
+            first_start,
+            after_a_crash,
+            takeover,
+            stop,
+            stopped,
+            replaced,
+        ] {
+            assert_goes_on_byte_by_byte(scene);
+        }
+    });
+}

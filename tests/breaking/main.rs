@@ -4,7 +4,7 @@
 //! printed with every figure, and `GATEWAY_TEST_SEED` repeats it:
 //!
 //! ```text
-//! GATEWAY_TEST_LONG=1 cargo test --test breaking -- --nocapture --test-threads 2
+//! GATEWAY_TEST_LONG=1 cargo nextest run --profile long --test breaking --no-capture
 //! ```
 
 #[path = "../harness/mod.rs"]

@@ -24,6 +24,8 @@ pub enum Plan {
     Watch,
     /// SIGKILL to the gateway at this call, before it is performed.
     KillAt(u64),
+    /// Every call that reads or writes moves one byte, and never more.
+    Short,
     /// Stands still before this call, until [`Traced::go_on`].
     PauseAt(u64),
     /// This call fails, with the errno of this number in the table for the call.
@@ -349,6 +351,7 @@ impl<'a> Tracer<'a> {
                 self.strike(pid, found(pid), None);
                 signal(self.main.cast_unsigned(), Signal::KILL);
             }
+            Plan::Short => self.shorten(pid),
             Plan::PauseAt(at) if at == call => {
                 self.strike(pid, found(pid), None);
                 self.pause();
@@ -362,6 +365,19 @@ impl<'a> Tracer<'a> {
                 });
             }
             _ => {}
+        }
+    }
+
+    fn shorten(&mut self, pid: i32) {
+        let moves_bytes = [
+            libc::SYS_read,
+            libc::SYS_write,
+            libc::SYS_pread64,
+            libc::SYS_pwrite64,
+        ];
+        let number = peek(pid, ORIG_RAX);
+        if moves_bytes.contains(&number) && peek(pid, RDX) > 1 && poke(pid, RDX, 1).is_ok() {
+            self.strike(pid, found(pid), None);
         }
     }
 
@@ -403,6 +419,7 @@ fn go_on(pid: i32, deliver: i32) {
 
 /// Where the kernel keeps a stopped tracee's registers: sys/reg.h.
 const RAX: usize = 10;
+const RDX: usize = 12;
 const RSI: usize = 13;
 const RDI: usize = 14;
 const ORIG_RAX: usize = 15;
