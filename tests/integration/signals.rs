@@ -217,14 +217,14 @@ fn a_stop_at_any_moment_of_the_start_leaves_nothing_running() {
     let late_enough = |step| step >= 60 && !scene.started_payloads().is_empty();
     for step in (0..1000).take_while(|step| !late_enough(*step)) {
         let mut start = scene.start(["run", "--", &payload]);
-        let delay = if step < 60 { step * 150 } else { (step - 59) * 10_000 };
+        let delay = if step < 60 {
+            step * 150
+        } else {
+            (step - 59) * 10_000
+        };
         std::thread::sleep(std::time::Duration::from_micros(delay));
         start.signal(Signal::TERM);
-        assert_eq!(
-            start.end(),
-            End::of(Signal::TERM),
-            "after {delay} µs"
-        );
+        assert_eq!(start.end(), End::of(Signal::TERM), "after {delay} µs");
         assert_eq!(scene.members(), [0; 0]);
         assert_ne!(scene.state(), "held");
     }
