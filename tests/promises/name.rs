@@ -1,13 +1,14 @@
 //! The pid file's name is guarded, too: a lock on an inode does not protect the name.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
     End, MountSpace, Payload, Process, Record, SOON, Scene, Signal, exists, in_pid_namespace,
-    lockers, must_be_root, state, wait_until,
+    lockers, must_be_root, need, state, wait_until,
 };
 use crate::kit::{assert_stays, wait_until_gone};
 
@@ -92,10 +93,20 @@ impl Deep {
     }
 }
 
+/// What is done to a pid file, and its name in the output.
+type Harm = (&'static str, fn(&Path));
+
 const GONE: &str = "it was put back";
 
 fn parent(path: &Path) -> &Path {
     path.parent().unwrap()
+}
+
+/// Overwrites in one step. Cut and written in two, a file could be healed in between, and what was
+/// written then would have to wait for its ten seconds.
+fn scribble(path: &Path, text: &str) {
+    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
 }
 
 #[test]
@@ -105,11 +116,11 @@ fn an_overwritten_record_is_written_again_at_most_every_ten_seconds() {
     let record = fs::read(&deep.path).unwrap();
     fs::write(&deep.path, "junk").unwrap();
     let restored = || fs::read(&deep.path).is_ok_and(|bytes| bytes == record);
-    wait_until("the record is back", AT_ONCE, restored);
+    wait_until("the record is back", SOON, restored);
     let first = Instant::now();
     holder.wait_for_line("the record was written again");
     // Longer than the record: what is behind it is cut off.
-    fs::write(&deep.path, "x".repeat(3000)).unwrap();
+    scribble(&deep.path, &"x".repeat(3000));
     wait_until("the record is back again", SOON, restored);
     let apart = first.elapsed();
     assert!((9_000..14_000).contains(&apart.as_millis()), "{apart:?}");
@@ -120,44 +131,89 @@ fn an_overwritten_record_is_written_again_at_most_every_ten_seconds() {
 #[test]
 fn a_mount_on_top_of_the_name_is_seen() {
     let scene = Scene::new();
-    fs::create_dir(scene.path("place")).unwrap();
-    let space = MountSpace::new(&scene, "true");
-    let path = scene.path("place/gateway.pid");
+    // Away from the folder for temporary files, where others make the holder look.
+    let setup = "mount -t tmpfs tmpfs /mnt; mkdir /mnt/place";
+    let space = MountSpace::new(&scene, setup);
+    let path = Path::new("/mnt/place/gateway.pid");
+    let inside = space.inside(path);
     let payload = scene.payload(Payload::Plain);
-    let mut holder = scene.spawn(space.gateway(&path, ["run", "--", &payload]));
+    let mut holder = scene.spawn(space.gateway(path, ["run", "--", &payload]));
     wait_until("the payload runs", SOON, || {
         scene.started_payloads().len() == 1
     });
-    let mut mount = scene.command("mount");
-    mount
-        .args(["-t", "tmpfs", "tmpfs"])
-        .arg(scene.path("place"));
-    scene.finish_command(space.command(&mount)).assert_code(0);
-    let inside = space.inside(&path);
+    // It has looked for the last time of itself, and watches.
+    assert_stays(&mut holder, Duration::from_millis(300));
+    let run = |program: &str, args: &[&str]| {
+        let mut command = scene.command(program);
+        command.args(args);
+        scene.finish_command(space.command(&command)).assert_code(0);
+    };
+    run("mount", &["-t", "tmpfs", "tmpfs", "/mnt/place"]);
     wait_until("the claim is on the new mount", AT_ONCE, || {
         lockers(&inside) == [holder.pid()]
     });
     holder.wait_for_line(GONE);
-    scene
-        .finish_command(space.gateway(&path, ["run", "--", "true"]))
-        .assert_code(80);
+    let refused = || {
+        let output = scene.finish_command(space.gateway(path, ["run", "--", "true"]));
+        output.assert_code(80);
+    };
+    refused();
     // Away again: what was below is still ours.
-    let mut unmount = scene.command("umount");
-    unmount.arg("-l").arg(scene.path("place"));
-    scene.finish_command(space.command(&unmount)).assert_code(0);
+    run("umount", &["-l", "/mnt/place"]);
     wait_until("it is at the path", AT_ONCE, || {
-        lockers(&path) == [holder.pid()]
+        holder.stderr().matches(GONE).count() == 2 && lockers(&inside) == [holder.pid()]
     });
-    scene
-        .finish_command(space.gateway(&path, ["run", "--", "true"]))
-        .assert_code(80);
+    refused();
+    scene.assert_never_two_payloads();
+}
+
+/// linuxserver/docker-mastodon#40: the image itself has a leftover in it, and the container a layer on top.
+#[test]
+fn a_layered_file_system_is_guarded_like_any_other() {
+    let scene = Scene::new();
+    let setup = r#"mkdir "$SCENE/layers"; mount -t tmpfs tmpfs "$SCENE/layers"; cd "$SCENE/layers"
+        mkdir -p lower/place upper work merged; echo 77 >lower/place/gateway.pid
+        mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged"#;
+    let space = MountSpace::new(&scene, setup);
+    let path = scene.path("layers/merged/place/gateway.pid");
+    let inside = space.inside(&path);
+    let payload = scene.payload(Payload::Plain);
+    let mut holder = scene.spawn(space.gateway(&path, ["run", "--", &payload]));
+    let claimed = |holder: &Process| {
+        lockers(&inside) == [holder.pid()]
+            && fs::read(&inside)
+                .is_ok_and(|text| Record::read(&text).is_some_and(|record| record.has_payload()))
+    };
+    let refused = || {
+        let output = scene.finish_command(space.gateway(&path, ["run", "--", "true"]));
+        output.assert_code(80);
+    };
+    wait_until("it holds", SOON, || claimed(&holder));
+    refused();
+    fs::remove_file(&inside).unwrap();
+    wait_until("it is put back", AT_ONCE, || claimed(&holder));
+    scribble(&inside, "junk");
+    wait_until("it is written again", SOON, || claimed(&holder));
+    holder.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
+    fs::remove_file(&inside).unwrap();
+    refused();
+    refused();
+    holder.signal(Signal::CONT);
+    wait_until("it is put back", AT_ONCE, || claimed(&holder));
+    let new = scene.spawn(space.gateway(&path, ["run", "--replace", "--", &payload]));
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    wait_until("the newcomer holds", SOON, || claimed(&new));
+    wait_until("its payload runs", SOON, || {
+        scene.started_payloads().len() == 2
+    });
     scene.assert_never_two_payloads();
 }
 
 /// The holder cannot put anything back, so every newcomer has to find it.
 #[test]
 fn newcomers_find_a_stopped_holder_of_an_earlier_file() {
-    let harm: [(&str, fn(&Path)); 4] = [
+    let harm: [Harm; 4] = [
         ("directory removed", |path| {
             fs::remove_dir_all(parent(path)).unwrap()
         }),
@@ -232,6 +288,63 @@ fn removals_during_starts_never_make_two() {
         wait_until("it has the path", SOON, || deep.has_claim(&left));
         left.signal(Signal::TERM);
         left.end();
+    }
+    deep.scene.assert_never_two_payloads();
+}
+
+/// The file goes between a start's look at the path and its record; another one starts meanwhile.
+#[test]
+fn a_file_removed_before_the_record_is_written_leaves_one_holder() {
+    need("strace", "strace");
+    std::thread::scope(|all| {
+        for mode in [&["--replace"][..], &["--wait"], &[]] {
+            all.spawn(move || removed_before_the_record(mode));
+        }
+    });
+}
+
+fn removed_before_the_record(mode: &[&str]) {
+    let deep = Deep::new();
+    let payload = deep.scene.payload(Payload::Plain);
+    let mut slow = deep.scene.command("strace");
+    // Its record is written that many microseconds late.
+    let delay = "inject=pwrite64:delay_enter=4000000:when=1";
+    slow.args(["-f", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", delay]);
+    slow.arg(deep.scene.program()).arg("-f").arg(&deep.path);
+    slow.arg("run").args(mode).args(["--", &payload]);
+    let mut slow = deep.scene.spawn(slow);
+    // Held up by strace for longer than any other call of it takes.
+    let mut held_up = Instant::now();
+    wait_until("it is about to write its record", SOON, || {
+        let lockers = lockers(&deep.path);
+        if lockers.len() != 1 || state(lockers[0]) != Some('t') {
+            held_up = Instant::now();
+        }
+        held_up.elapsed() > Duration::from_millis(300)
+    });
+    fs::remove_file(&deep.path).unwrap();
+    let mut other = deep.start(&["run", "--", &payload]);
+    let mut both = [&mut slow, &mut other];
+    // strace(1) ends as the program under it does.
+    wait_until("one has the path, and its payload runs", SOON, || {
+        let Some(record) = deep.record().filter(Record::has_payload) else {
+            return false;
+        };
+        assert!(
+            both.iter_mut().any(|one| one.is_running()),
+            "{mode:?}: nobody is left"
+        );
+        lockers(&deep.path) == [record.pid()]
+            && deep
+                .scene
+                .started_payloads()
+                .contains(&record.payload_pid())
+    });
+    if mode.is_empty() {
+        wait_until("the other one is refused", SOON, || {
+            let ends = both.each_mut().map(|one| one.try_end());
+            ends.contains(&Some(End::Code(80))) && ends.contains(&None)
+        });
     }
     deep.scene.assert_never_two_payloads();
 }
@@ -477,6 +590,64 @@ fn a_command_that_inherited_the_lock_of_a_removed_file_is_found() {
         .finish_command(deep.gateway(&["run", "--replace", "--", "true"]));
     output.assert_code(0);
     assert_eq!(held.end(), End::of(Signal::TERM));
+}
+
+/// An earlier file comes back with an ended record, over the file of a run that crashed.
+#[test]
+fn an_old_file_that_is_moved_back_hides_no_crash() {
+    let deep = Deep::new();
+    let away = deep.path.with_extension("away");
+    let first = deep.hold();
+    fs::rename(&deep.path, &away).unwrap();
+    wait_until("the claim is put back", AT_ONCE, || deep.has_claim(&first));
+    deep.assert_stops_in_order(first);
+    let script =
+        "setsid sleep infinity & echo \"child $!\" >>\"$SCENE/marks\"\nexec sleep infinity\n";
+    let payload = deep.scene.payload(Payload::Script(script));
+    let mut second = deep.start(&["run", "--", &payload]);
+    let child = crate::kit::marked_pid(&deep.scene, "child");
+    wait_until("it has its record", SOON, || deep.has_claim(&second));
+    second.crash();
+    fs::rename(&away, &deep.path).unwrap();
+    let payload = deep.scene.payload(Payload::Script("exit 0\n"));
+    let next = deep
+        .scene
+        .finish_command(deep.gateway(&["run", "--", &payload]));
+    next.assert_code(0);
+    assert!(!exists(child));
+    deep.scene.assert_never_two_payloads();
+}
+
+/// And none over the file of a run that goes on.
+#[test]
+fn an_old_file_that_is_moved_back_hides_no_holder() {
+    let deep = Deep::new();
+    let away = deep.path.with_extension("away");
+    let first = deep.hold();
+    fs::rename(&deep.path, &away).unwrap();
+    wait_until("the claim is put back", AT_ONCE, || deep.has_claim(&first));
+    deep.assert_stops_in_order(first);
+    let payload = deep.scene.payload(Payload::Plain);
+    let second = deep.start(&["run", "--", &payload]);
+    wait_until("the next one holds", SOON, || deep.has_claim(&second));
+    wait_until("its payload runs", SOON, || {
+        deep.scene.started_payloads().len() == 2
+    });
+    second.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(second.pid()) == Some('T'));
+    fs::rename(&away, &deep.path).unwrap();
+    let output = deep
+        .scene
+        .finish_command(deep.gateway(&["run", "--", &payload]));
+    output
+        .assert_code(80)
+        .assert_says(&format!("pid {} ", second.pid()));
+    second.signal(Signal::CONT);
+    wait_until("its claim is at the path", AT_ONCE, || {
+        deep.has_claim(&second)
+    });
+    deep.scene.assert_never_two_payloads();
+    deep.assert_stops_in_order(second);
 }
 
 /// Two pid files in one directory, one removed: they are two names.

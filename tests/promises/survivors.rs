@@ -26,6 +26,9 @@ exec 8<>"$SCENE/never"
 sh "$SCENE/bin/stubborn" &
 "#;
 
+/// What is done to a record, and its name in the output.
+type Spoil = (&'static str, fn(&Scene));
+
 fn family(scene: &Scene) -> [u32; 3] {
     scene.wait_for_mark("ready");
     ["child", "setsid", "orphan"].map(|name| marked_pid(scene, name))
@@ -240,15 +243,15 @@ fn what_a_service_manager_started_is_left_alone() {
 
 #[test]
 fn without_a_record_survivors_are_known_by_the_path_of_their_pid_file() {
-    let spoil: [(&str, &dyn Fn(&Scene)); 4] = [
-        ("junk", &|scene| {
+    let spoil: [Spoil; 4] = [
+        ("junk", |scene| {
             fs::write(scene.pid_file(), "what?\n").unwrap()
         }),
-        ("empty", &|scene| fs::write(scene.pid_file(), "").unwrap()),
-        ("cut", &|scene| {
+        ("empty", |scene| fs::write(scene.pid_file(), "").unwrap()),
+        ("cut", |scene| {
             fs::write(scene.pid_file(), &scene.bytes()[..40]).unwrap()
         }),
-        ("missing", &|scene| {
+        ("missing", |scene| {
             fs::remove_file(scene.pid_file()).unwrap()
         }),
     ];
