@@ -1,14 +1,11 @@
 //! What the other tests rely on is seen to work: a detector that cannot find anything proves nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use crate::harness::{Payload, Scene, Signal, signal, wait_until};
 use crate::recycle::Successor;
 use crate::stage::{HUNG, Stage};
-use crate::storm::watch_for_overlap;
+use crate::storm::Eye;
 use crate::world::alone;
 
 fn fails(check: impl FnOnce()) -> bool {
@@ -53,8 +50,7 @@ fn a_number_that_is_handed_on_is_another_process_and_tells_too() {
 fn two_commands_at_a_time_are_seen_by_both_detectors() {
     alone(|| {
         let scene = Scene::new();
-        let over = Arc::new(AtomicBool::new(false));
-        let eye = watch_for_overlap(over.clone());
+        let eye = Eye::open();
         let payload = scene.payload(Payload::Plain);
         let of_run = |run: &str| {
             let mut command = scene.command(&payload);
@@ -71,9 +67,8 @@ fn two_commands_at_a_time_are_seen_by_both_detectors() {
         let mut sleep = scene.command("sleep");
         sleep.arg("infinity").env("GATEWAY_RUN_ID", "3");
         let _third = scene.spawn(sleep);
-        std::thread::sleep(Duration::from_millis(300));
-        over.store(true, Ordering::SeqCst);
-        assert!(!eye.join().expect("the eye does not fail").is_empty());
+        wait_until("the eye sees both", HUNG, || eye.has_seen_something());
+        assert!(!eye.close().is_empty());
     });
 }
 

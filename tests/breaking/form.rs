@@ -57,24 +57,11 @@ impl Chance {
     }
 }
 
-/// The points of a sweep that are taken: all, or every `step`th from a place that chance gives.
-#[derive(Debug)]
-pub struct Points {
-    pub offset: u64,
-    pub step: u64,
-}
-
-impl Points {
-    pub fn new(chance: &mut Chance, short_step: u64) -> Self {
-        let step = choose(short_step, 1);
-        Self {
-            offset: chance.below(step),
-            step,
-        }
-    }
-
-    pub fn of(&self, total: u64) -> impl Iterator<Item = u64> + use<> {
-        let step = usize::try_from(self.step).expect("a small number");
-        (1 + self.offset..=total).step_by(step)
-    }
+/// The points of a sweep of so many: all, or every `step`th from a place that chance gives; a sweep
+/// of few points takes them closer.
+pub fn points(chance: &mut Chance, total: u64, short_step: u64) -> Vec<u64> {
+    let step = choose(short_step.min(total / 20).max(1), 1);
+    let first = 1 + chance.below(step);
+    let step = usize::try_from(step).expect("a small number");
+    (first..=total).step_by(step).collect()
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::canary::Canary;
-use crate::form::{Chance, Points};
+use crate::form::Chance;
 use crate::harness::{End, Payload, Process, Scene, Signal, until};
 use crate::trace::{Report, Struck};
 use crate::world;
@@ -288,7 +288,5 @@ impl Tally {
 
 /// The points to try, by how many calls an untouched run makes.
 pub fn points(chance: &mut Chance, untouched: &Report, short_step: u64) -> Vec<u64> {
-    Points::new(chance, short_step)
-        .of(untouched.calls)
-        .collect()
+    crate::form::points(chance, untouched.calls, short_step)
 }

@@ -221,29 +221,57 @@ fn assert_end_is_documented(output: &Output) {
 }
 
 /// The second detector: processes of two runs that live at the same time.
-pub fn watch_for_overlap(over: Arc<AtomicBool>) -> JoinHandle<Vec<String>> {
-    std::thread::spawn(move || {
-        let mut found = Vec::new();
-        while !over.load(Ordering::SeqCst) {
-            let members = crate::world::others(&[]);
-            let runs: Vec<(u32, String)> = members
-                .into_iter()
-                .filter_map(|pid| Some((pid, run_of(pid)?)))
-                .collect();
-            for (pid, run) in &runs {
-                // Both were seen, and the first one is still there after the second one was.
-                if let Some((other, theirs)) = runs.iter().find(|(_, theirs)| theirs != run)
-                    && run_of(*pid).as_ref() == Some(run)
-                    && run_of(*other).as_ref() == Some(theirs)
-                    && run_of(*pid).as_ref() == Some(run)
-                {
-                    found.push(format!("{pid} of {run} and {other} of {theirs}"));
-                }
+pub struct Eye {
+    over: Arc<AtomicBool>,
+    found: Arc<Mutex<Vec<String>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Eye {
+    pub fn open() -> Self {
+        let (over, found) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (told, mine) = (over.clone(), Arc::clone(&found));
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::SeqCst) {
+                let seen = overlaps();
+                let found: &Mutex<Vec<String>> = &mine;
+                found.lock().expect("not poisoned").extend(seen);
+                std::thread::sleep(Duration::from_millis(3));
             }
-            std::thread::sleep(Duration::from_millis(3));
+        });
+        Self {
+            over,
+            found,
+            thread,
         }
-        found
-    })
+    }
+
+    pub fn has_seen_something(&self) -> bool {
+        !self.found.lock().expect("not poisoned").is_empty()
+    }
+
+    /// All that it has seen.
+    pub fn close(self) -> Vec<String> {
+        self.over.store(true, Ordering::SeqCst);
+        self.thread.join().expect("the eye does not fail");
+        std::mem::take(&mut self.found.lock().expect("not poisoned"))
+    }
+}
+
+fn overlaps() -> Vec<String> {
+    let runs: Vec<(u32, String)> = crate::world::others(&[])
+        .into_iter()
+        .filter_map(|pid| Some((pid, run_of(pid)?)))
+        .collect();
+    // Both were seen, and the first one is still there after the second one was.
+    let lives = |pid: u32, run: &String| run_of(pid).as_ref() == Some(run);
+    runs.iter()
+        .filter_map(|(pid, run)| {
+            let (other, theirs) = runs.iter().find(|(_, theirs)| theirs != run)?;
+            let both = lives(*pid, run) && lives(*other, theirs) && lives(*pid, run);
+            both.then(|| format!("{pid} of {run} and {other} of {theirs}"))
+        })
+        .collect()
 }
 
 /// The run that a process belongs to.
@@ -342,8 +370,7 @@ fn storm(chance: Chance) {
     eprintln!("figure: storm: seed {seed}");
     let stage = Stage::new();
     fs::create_dir(stage.scene.path("away")).expect("a folder");
-    let over = Arc::new(AtomicBool::new(false));
-    let eye = watch_for_overlap(over.clone());
+    let eye = Eye::open();
     let probers = Probers::new(&stage);
     let mut storm = Storm::new(&stage, chance);
     storm.blow(length());
@@ -352,9 +379,7 @@ fn storm(chance: Chance) {
     assert_probers_refuse_nobody(&stage);
     let looks = probers.close();
     stage.assert_recovers();
-    over.store(true, Ordering::SeqCst);
-    let overlaps = eye.join().expect("the eye does not fail");
-    assert_eq!(overlaps, Vec::<String>::new(), "overlaps seen");
+    assert_eq!(eye.close(), Vec::<String>::new(), "overlaps seen");
     let generations = stage.scene.generations();
     assert!(
         generations.is_sorted_by(|one, next| one < next),
