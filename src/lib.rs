@@ -30,8 +30,9 @@
 //! # How it is built
 //!
 //! ```text
-//! pid_file -> acquire, stop, supervise -> takeover, claim, view -> holder, survivors -> lock
-//!          -> record -> process, user -> sys
+//! pid_file -> acquire, stop -> takeover (pure), view, survivors, claim -> holder -> lock
+//! supervise -> payload, bell, claim, signals                            -> record, user
+//! place, notify                                                         -> process, wait -> sys
 //! ```
 //!
 //! A module owns a noun, and imports point one way. The protocol is a pure decision ([`takeover`])
