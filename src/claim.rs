@@ -494,4 +494,37 @@ mod tests {
         );
         assert_eq!(unit("0::/user.slice/session-2.scope\n"), None);
     }
+
+    #[test]
+    fn a_copy_of_our_own_record_is_written_over() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let mut claim = staked(&path);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, claim.record().encode()).unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::PutBack));
+        assert_eq!(on_disk(&path), *claim.record());
+    }
+
+    #[test]
+    fn a_running_command_is_in_the_record() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let mut claim = staked(&path);
+        let payload = Payload {
+            pid: Pid::this(),
+            start_time: 7,
+            argv: Vec::new(),
+        };
+        claim.set_payload(payload.clone()).unwrap();
+        assert_eq!(on_disk(&path).payload, Some(payload));
+    }
+
+    #[test]
+    fn a_record_says_which_host_wrote_it() {
+        let room = tempfile::tempdir().unwrap();
+        let claim = staked(&room.path().join("gateway.pid"));
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        assert_eq!(claim.record().host.0.to_str(), Some(host.trim_end()));
+    }
 }

@@ -861,4 +861,45 @@ mod tests {
             let _ = Stat::parse(&bytes);
         }
     }
+
+    #[test]
+    fn the_start_time_belongs_to_the_identity() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let locker = flock_by_a_stranger(&path);
+        let pid = Pid::new(locker.0.id().into()).unwrap();
+        let start_time = Stat::of(pid).unwrap().start_time;
+        let file = OpenFile::open_or_create(&path).unwrap();
+        assert!(
+            prove(pid, Some(start_time + 1), &file, None)
+                .unwrap()
+                .is_none()
+        );
+        let holder = prove(pid, Some(start_time), &file, None).unwrap().unwrap();
+        assert_eq!(holder.start_time(), start_time);
+        assert!(
+            !holder.has_ended() && holder.duplicate().is_some() && !holder.is_in_another_root()
+        );
+        assert!(holder.signal(Signal::TERM).unwrap());
+    }
+
+    #[test]
+    fn numbers_of_another_namespace_mean_something_else() {
+        let own = process::own_pid_namespace().unwrap();
+        let record = |pid_namespace| Record {
+            pid_namespace,
+            ..crate::record::tests::example()
+        };
+        assert!(numbers_mean_the_same(&record(0)) && numbers_mean_the_same(&record(own)));
+        assert!(!numbers_mean_the_same(&record(own + 1)));
+    }
+
+    #[test]
+    fn the_mount_of_a_descriptor_is_found() {
+        assert_eq!(mount_id(b"pos:\t0\nmnt_id:\t29\n"), Some(29));
+        assert_eq!(mount_id(b"pos:\t0\n"), None);
+        let table = b"28 1 254:0 / / rw\n29 28 0:31 / /tmp rw\n";
+        assert_eq!(mount_device(table, 29), Some((0, 31)));
+        assert_eq!(mount_device(table, 30), None);
+    }
 }

@@ -724,4 +724,49 @@ mod tests {
         assert!(!at("target").exists());
         assert_eq!(std::fs::metadata(at("large")).unwrap().len(), 70_000);
     }
+
+    #[test]
+    fn contents_of_any_length_are_read_whole() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        for length in [0, 1, 4095, 4096, 4097, 16384, 65536] {
+            std::fs::write(&path, vec![b'x'; length]).unwrap();
+            let file = OpenFile::open_or_create(&path).unwrap();
+            assert_eq!(file.bytes().unwrap().len(), length);
+        }
+    }
+
+    #[test]
+    fn a_file_of_exactly_the_limit_may_be_a_pid_file_and_a_full_file_system_takes_no_record() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        std::fs::write(&path, vec![b'x'; MAX_SIZE as usize]).unwrap();
+        let file = OpenFile::open_or_create(&path).unwrap();
+        file.check_room(4096).unwrap();
+    }
+
+    #[test]
+    fn a_directory_a_socket_and_a_device_are_called_what_they_are() {
+        use rustix::fs::FileType;
+        for (kind, word) in [
+            (FileType::Directory, "directory"),
+            (FileType::Socket, "socket"),
+            (FileType::CharacterDevice, "device"),
+            (FileType::BlockDevice, "device"),
+        ] {
+            assert!(describe(kind).contains(word));
+        }
+    }
+
+    #[test]
+    fn what_to_do_about_it_is_said() {
+        let room = tempfile::tempdir().unwrap();
+        std::fs::write(room.path().join("file"), "").unwrap();
+        let advice = |path: PathBuf| {
+            let error = OpenFile::open_or_create(&path).unwrap_err();
+            error.advice().map(str::to_owned).unwrap_or_default()
+        };
+        assert!(advice(room.path().join("file/gateway.pid")).contains("is a file"));
+        assert!(advice(room.path().join("x".repeat(300))).contains("shorter"));
+    }
 }

@@ -834,4 +834,21 @@ mod tests {
         course.signal(NOW, Signal::TERM, From::Somebody);
         assert_eq!(course.time(Duration::from_secs(1_000_000)), Action::Nothing);
     }
+
+    #[test]
+    fn a_lost_name_is_an_ordered_stop_with_its_own_end() {
+        let mut course = course(false);
+        assert!(!course.is_ending() && course.due().is_none());
+        assert_eq!(
+            course.lost(NOW),
+            Action::Stop {
+                send: Some(Signal::TERM)
+            }
+        );
+        assert!(course.is_ending());
+        assert_eq!(course.due(), Some(LATER));
+        assert_eq!(course.lost(NOW), Action::Nothing);
+        assert_eq!(course.time(LATER), Action::KillAll);
+        assert_eq!(course.due(), Some(LATER + KILL_AGAIN));
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::form::{Chance, choose};
 use crate::harness::{End, Process, Signal};
 use crate::recycle::{Ring, Successor, collect};
-use crate::stage::{HUNG, NEXT, Stage, Tally, points};
+use crate::stage::{HUNG, Stage, Tally, points};
 use crate::trace::{Plan, Report, Traced};
 use crate::world::alone;
 
@@ -108,13 +108,13 @@ fn after_a_crash(stage: &Stage, args: &[&str]) -> u64 {
         assert_silent(&successors);
         return 1;
     }
-    let mut next = stage.up(stage.scene.start(args), NEXT);
+    let mut next = stage.up(stage.scene.start(args), HUNG);
     assert_silent(&successors);
     next.signal(Signal::TERM);
     next.end_within(HUNG);
     // The record names the last run, which ended in order: that number is handed on, too.
     let again = Successor::of(next.pid());
-    let mut last = stage.up(stage.scene.start(args), NEXT);
+    let mut last = stage.up(stage.scene.start(args), HUNG);
     last.crash();
     collect(stage.scene.record().payload_pid());
     assert_silent(&successors);
@@ -135,7 +135,7 @@ fn numbers_that_are_handed_on_in_a_fork_storm_are_never_signalled() {
             checked += after_a_crash(&stage, &["stop"]);
             // A living holder is replaced, while numbers go round.
             let mut holder = stage.holder();
-            let mut next = stage.up(stage.scene.start(stage.run(&["--replace"])), NEXT);
+            let mut next = stage.up(stage.scene.start(stage.run(&["--replace"])), HUNG);
             assert_eq!(holder.end_within(HUNG), End::of(Signal::TERM));
             next.signal(Signal::TERM);
             assert_eq!(next.end_within(HUNG), End::of(Signal::TERM));
