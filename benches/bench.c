@@ -441,6 +441,8 @@ static void row_memory(void)
     make_pipe(ends);
     pid_t ours = hold(ARGV(program("gateway"), "run", "-f", file("memory.pid"), "--", program("stamp"), "hold"), ends[1], ends[0]);
     pid_t peer = hold(ARGV(program("flock"), file("memory.lock"), program("stamp"), "hold"), ends[1], ends[0]);
+    /* Idle is who has done nothing for a while. */
+    sleep(1);
     long threads = status_number(ours, "\nThreads:"), anonymous = status_number(ours, "\nRssAnon:");
     long peer_anonymous = status_number(peer, "\nRssAnon:");
 
