@@ -23,7 +23,7 @@ pub use lock::{Locker, lockers};
 pub use payload::Payload;
 pub use process::{
     End, Output, Process, descendants, end_all_of, environment, exists, kill, members_of_scene,
-    signal, stat_field, state, variable,
+    remember, signal, stat_field, state, variable,
 };
 pub use record::Record;
 pub use scene::{Footprint, Scene, set_mode};

@@ -1,6 +1,6 @@
 //! Processes: started, watched, signalled, and ended without fail.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -113,6 +114,7 @@ impl Process {
             .spawn()
             .unwrap_or_else(|cause| panic!("cannot start {command:?}: {cause}"));
         let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid");
+        remember(child.id());
         Self {
             // The child is not reaped yet: the number is still its own.
             pidfd: pidfd_open(pid, PidfdFlags::empty()).expect("a pidfd of our child"),
@@ -268,9 +270,23 @@ pub fn state(number: u32) -> Option<char> {
     stat_field(number, 3)?.chars().next()
 }
 
-/// Whether a process is there and runs; a zombie does not.
+/// Whether a process is there and runs; a zombie does not. Numbers are handed on, quickly on a busy
+/// machine: a process is remembered by its start from the first look on, and who comes after it
+/// under its number is another.
 pub fn exists(number: u32) -> bool {
-    state(number).is_some_and(|state| state != 'Z' && state != 'X')
+    static SEEN: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
+    let Some(start) = stat_field(number, 22) else {
+        return false;
+    };
+    let runs = state(number).is_some_and(|state| state != 'Z' && state != 'X');
+    let mut seen = SEEN.lock().expect("nobody panics with it");
+    runs && *seen.entry(number).or_insert_with(|| start.clone()) == start
+}
+
+/// Looks at a process for the first time, so that its number means it from now on.
+pub fn remember(number: u32) -> u32 {
+    exists(number);
+    number
 }
 
 /// The environment of a process, as far as it can be read.

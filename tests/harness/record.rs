@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::process::remember;
+
 /// What is in a pid file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Record {
@@ -50,7 +52,7 @@ impl Record {
     /// The first process of its command.
     #[track_caller]
     pub fn payload_pid(&self) -> u32 {
-        u32::try_from(self.number("/payload/pid")).expect("a pid")
+        remember(u32::try_from(self.number("/payload/pid")).expect("a pid"))
     }
 
     /// Whether the run ended in order.

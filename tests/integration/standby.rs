@@ -83,7 +83,7 @@ fn the_deadline_of_a_standby_has_a_code() {
     let mut holder = scene.hold();
     let before = scene.footprint();
     let output = scene.finish(["run", "--wait", "--timeout", "400ms", "--", "true"]);
-    output.assert_code(81).assert_says("gave up after 0.4 s");
+    output.assert_code(81).assert_says("gave up after ");
     output.assert_says(&holder.pid().to_string());
     assert_eq!(scene.footprint(), before);
     assert!(holder.is_running());

@@ -90,8 +90,13 @@ fn an_unlocked_file_with_any_contents_is_taken() {
         .into_bytes(),
     );
     for contents in everything {
-        for replace in [&[][..], &["--replace"]] {
-            let options = [&["run"], replace, &["--", "true"]].concat();
+        // Both ways where somebody lives whom the file names; the rest differs in nothing.
+        let ways = [&[][..], &["--replace"]];
+        let both = contents
+            .windows(4)
+            .any(|word| word.iter().all(u8::is_ascii_digit));
+        for replace in &ways[usize::from(!both)..] {
+            let options = [&["run"], *replace, &["--", "true"]].concat();
             let scene = Scene::new();
             fs::write(scene.pid_file(), &contents).unwrap();
             let output = scene.finish(&options);

@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{End, Payload, SOON, Scene, Signal, exists, state, until, wait_until};
+use crate::harness::{
+    End, Payload, SOON, Scene, Signal, exists, remember, state, until, wait_until,
+};
 
 #[test]
 fn stop_waits_for_the_holder_and_its_payload() {
@@ -74,7 +76,7 @@ fn stop_ends_what_a_killed_holder_leaves() {
         echo deaf >>\"$SCENE/marks\"\nwhile :; do sleep 9; done\n";
     let _holder = scene.hold_with(&["--stop-timeout", "1h"], Payload::Script(script));
     scene.wait_for_mark("deaf");
-    let child: u32 = scene.lines("child")[0].parse().unwrap();
+    let child: u32 = scene.lines("child")[0].parse().map(remember).unwrap();
     assert!(exists(child));
     scene
         .finish(["stop", "--kill-after", "300ms"])
@@ -91,7 +93,7 @@ fn a_crashed_record_is_marked_and_what_survived_is_ended() {
     until("the child", SOON, || {
         (!scene.lines("child").is_empty()).then_some(())
     });
-    let child: u32 = scene.lines("child")[0].parse().unwrap();
+    let child: u32 = scene.lines("child")[0].parse().map(remember).unwrap();
     holder.crash();
     assert!(exists(child));
     assert_eq!(scene.state(), "crashed");

@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, set_mode, signal, state, until,
-    variable, wait_until,
+    End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, remember, set_mode, signal,
+    state, until, variable, wait_until,
 };
 use crate::people::{Canary, record_with};
 
@@ -15,7 +15,7 @@ const FORKS: &str =
 
 fn child(scene: &Scene) -> u32 {
     until("the payload's child", SOON, || {
-        scene.lines("child").first()?.parse().ok()
+        scene.lines("child").first()?.parse().ok().map(remember)
     })
 }
 

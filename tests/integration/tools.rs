@@ -35,6 +35,7 @@ fn nothing_outlives_its_scene() {
         scene.lines("child").first()?.parse().ok()
     });
     let (holder, payload) = (holder.pid(), scene.record().payload_pid());
+    assert!([holder, payload, child].into_iter().all(exists));
     drop(scene);
     for pid in [holder, payload, child] {
         assert!(!exists(pid), "pid {pid}");
