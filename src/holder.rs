@@ -245,7 +245,7 @@ fn prove_named(file: &OpenFile, contents: &Contents) -> Result<Option<Holder>> {
     let (pid, start_time) = match contents {
         Contents::Record(record) => {
             // A copied record names another file: who has the lock on this one may only look at it.
-            let own = names_file(record, file.id());
+            let own = may_describe(record, file.id());
             if !own || record.boot_id != process::boot_id()? || !numbers_mean_the_same(record) {
                 return Ok(None);
             }
@@ -316,6 +316,12 @@ fn names_file(record: &Record, file: FileId) -> bool {
     (record.dev, record.inode) == (file.dev, file.inode)
 }
 
+/// Whether the record can be that of who has the lock on this file. Layered file systems number a
+/// file anew when it is written first; but a run that has its command has passed all comparisons.
+fn may_describe(record: &Record, file: FileId) -> bool {
+    names_file(record, file) || record.payload.is_some()
+}
+
 /// Whether the record's pids are numbers of our own pid namespace.
 #[must_use]
 pub fn numbers_mean_the_same(record: &Record) -> bool {
@@ -328,7 +334,7 @@ fn prove_elsewhere(pid: Pid, file: FileId, contents: &Contents) -> Result<Option
     let Some(record) = contents.record() else {
         return Ok(None);
     };
-    let own = names_file(record, file);
+    let own = may_describe(record, file);
     if !own || numbers_mean_the_same(record) || record.boot_id != process::boot_id()? {
         return Ok(None);
     }

@@ -266,17 +266,17 @@ impl<'a> Run<'a> {
         if record.is_none() && self.by_path.is_none() {
             return Ok(Look::Stranger);
         }
-        let Some(environ) = Environ::look(stat.pid)? else {
-            return Ok(Look::Stranger);
-        };
-        if environ.is_empty() {
+        // A process without memory has an empty one, or, on newer kernels, none (ESRCH).
+        let looked = Environ::look(stat.pid)?;
+        let readable = looked.is_some();
+        let Some(environ) = looked.filter(|environ| !environ.is_empty()) else {
             let leaving = record.is_some_and(|record| may_have_belonged(record, stat));
-            return Ok(if leaving {
-                Look::Tied(Tie::Exiting)
-            } else {
-                Look::Unclear
+            return Ok(match (leaving, readable) {
+                (true, _) => Look::Tied(Tie::Exiting),
+                (false, true) => Look::Unclear,
+                (false, false) => Look::Stranger,
             });
-        }
+        };
         let by_id =
             record.is_some_and(|record| is_marked_by(record, &environ) && self.may_end(stat));
         let ours = by_id || self.is_ours_by_path(stat, &environ);
