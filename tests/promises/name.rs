@@ -197,8 +197,10 @@ fn a_layered_file_system_is_guarded_like_any_other() {
     holder.signal(Signal::STOP);
     wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
     fs::remove_file(&inside).unwrap();
-    refused();
-    refused();
+    // The record of a removed file cannot always be read through a layer: its holder is then
+    // waited for as one that starts (82), and never passed.
+    let output = scene.finish_command(space.gateway(&path, ["run", "--", "true"]));
+    assert!(matches!(output.end, End::Code(80 | 82)), "{output:?}");
     holder.signal(Signal::CONT);
     wait_until("it is put back", AT_ONCE, || claimed(&holder));
     let new = scene.spawn(space.gateway(&path, ["run", "--replace", "--", &payload]));
