@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::canary::Canary;
 use crate::form::Chance;
-use crate::harness::{End, Payload, Process, Scene, Signal, until};
+use crate::harness::{End, Payload, Process, Scene, Signal, stat_field, until};
 use crate::trace::{Report, Struck};
 use crate::world;
 
@@ -113,7 +113,10 @@ impl Stage {
     /// Whether the record names this gateway, and its command runs.
     pub fn is_up(&self, pid: u32) -> bool {
         self.scene.record_if_any().is_some_and(|record| {
+            // Its number may have been that of the last holder, too.
+            let started = record.number("/start_time").to_string();
             record.pid() == pid
+                && stat_field(pid, 22) == Some(started)
                 && record.has_payload()
                 && !record.is_ended()
                 && self

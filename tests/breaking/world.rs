@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, WaitOptions};
 
-use crate::harness::{exists, must_be_root, need, state};
+use crate::harness::{must_be_root, need, state};
 
 const INSIDE: &str = "GATEWAY_TEST_ALONE";
 
@@ -81,8 +81,13 @@ pub fn others(known: &[u32]) -> Vec<u32> {
     fs::read_dir("/proc")
         .expect("/proc is mounted")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != std::process::id() && !known.contains(pid) && exists(*pid))
+        .filter(|pid| *pid != std::process::id() && !known.contains(pid) && runs(*pid))
         .collect()
+}
+
+/// Whoever has this number now: numbers are handed on in here, and all who have them count.
+fn runs(pid: u32) -> bool {
+    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
 }
 
 /// What there is to say of a process that should not be there.
