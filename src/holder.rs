@@ -647,6 +647,7 @@ pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Optio
     let cannot = |error| {
         Error::system("cannot look through /proc for the holder of an earlier pid file")
             .because(error)
+            .advise("where /proc is missing, mount it (mount -t proc proc /proc)")
     };
     let directory = path.parent().and_then(|parent| FileId::at(parent).ok());
     let this = Pid::this();
