@@ -10,12 +10,13 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::bystanders::Bystanders;
 use crate::claim::{Claim, Description};
 use crate::holder::{self, Holder, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
 use crate::process::{self, Pid, Signal};
 use crate::record::{Contents, Limit, Record};
-use crate::survivors::{self, Run, Survivor, Swept};
+use crate::survivors::{self, Patience, Run, Survivor, Swept};
 use crate::takeover::{
     Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Standing, Step, Takeover, Who,
 };
@@ -29,7 +30,7 @@ const TICK_EARLY: Duration = Duration::from_millis(10);
 const TICK_LATER: Duration = Duration::from_millis(50);
 const EARLY: Duration = Duration::from_secs(1);
 
-/// How long it is not said that nobody can be seen behind the lock.
+/// For this long an unseen holder is not reported.
 const UNSEEN: Duration = Duration::from_secs(1);
 
 /// What happens while the lock is sought, for whoever tells people.
@@ -149,6 +150,7 @@ pub fn acquire(
         crowd: None,
         prober: None,
         reopened: 0,
+        bystanders: Bystanders::unknown(),
         swept: Vec::new(),
     };
     seeker.run(description, interrupt, progress)
@@ -165,6 +167,7 @@ struct Seeker<'a> {
     /// The unproven locker of the last look.
     prober: Option<Option<Pid>>,
     reopened: u32,
+    bystanders: Bystanders,
     swept: Vec<survivors::Ended>,
 }
 
@@ -243,6 +246,7 @@ impl Seeker<'_> {
             }
             (Step::Sleep(until), Look::Held { who, .. }) => {
                 told.waiting(&who, self.left(until), progress);
+                self.prepare(&who);
                 self.doze(&who, until, interrupt);
                 self.crowd = Crowd::behind(&who, self.rules.mode, self.began.elapsed());
                 Ok(None)
@@ -383,6 +387,13 @@ impl Seeker<'_> {
         progress(Progress::Killed { holder });
     }
 
+    /// A standby does now what would cost time when the holder has ended.
+    fn prepare(&mut self, who: &Sighting) {
+        if let (Mode::Wait, Sighting::Proven(holder)) = (self.rules.mode, who) {
+            self.bystanders.note(holder.pid());
+        }
+    }
+
     fn doze(&self, who: &Sighting, until: Option<Duration>, interrupt: &mut dyn Interrupt) {
         let pidfd = pidfd_of(who);
         let elapsed = self.began.elapsed();
@@ -416,20 +427,10 @@ impl Seeker<'_> {
                 let asked = std::mem::take(&mut self.asked);
                 Ok(Some(Outcome::Interrupted { asked }))
             }
-            Swept::Stuck(left) => {
-                let ancestors = process::ancestors();
-                let own_ancestor = left
-                    .iter()
-                    .any(|survivor| ancestors.contains(&survivor.pid()));
-                Ok(Some(Outcome::Refused(Refused::Survivors {
-                    left,
-                    own_ancestor,
-                })))
+            Swept::Stuck { left, own_ancestor } => {
+                let refused = Refused::Survivors { left, own_ancestor };
+                Ok(Some(Outcome::Refused(refused)))
             }
-            Swept::Blind(error) => Err(Error::system(
-                "cannot look through /proc for what a crashed run left",
-            )
-            .because(error)),
         }
     }
 
@@ -475,13 +476,28 @@ impl Seeker<'_> {
         if !run.may_have_survivors() {
             return Ok(Swept::Clean(Vec::new()));
         }
-        let bound = match self.rules.mode {
-            Mode::Plain | Mode::Stop => Some(self.began.elapsed() + START_PATIENCE),
-            Mode::Wait | Mode::Replace => self.takeover.deadline(),
-        };
-        let deadline = bound.and_then(|bound| self.began.checked_add(bound));
+        let patience = self.patience_with_survivors();
         let mut tell = |survivors: &[Survivor]| progress(Progress::Ending { survivors });
-        Ok(survivors::sweep(&run, deadline, interrupt, &mut tell))
+        survivors::sweep(&run, &self.bystanders, patience, interrupt, &mut tell)
+    }
+
+    /// Whoever has ended the holder does not leave before what it left is ended, too: nobody would
+    /// run then.
+    fn patience_with_survivors(&self) -> Patience {
+        let now = self.began.elapsed();
+        let hurry = self.rules.mode == Mode::Replace;
+        let bound = match self.rules.mode {
+            Mode::Plain | Mode::Stop => Some(now + START_PATIENCE),
+            Mode::Wait => self.takeover.deadline(),
+            Mode::Replace => self
+                .takeover
+                .deadline()
+                .map(|deadline| deadline.max(now + survivors::LEAST_TIME)),
+        };
+        Patience {
+            deadline: bound.and_then(|bound| self.began.checked_add(bound)),
+            hurry,
+        }
     }
 }
 

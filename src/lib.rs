@@ -52,6 +52,7 @@
 
 pub mod acquire;
 pub mod bell;
+pub mod bystanders;
 pub mod claim;
 mod error;
 pub mod holder;

@@ -11,6 +11,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -327,6 +328,18 @@ impl Stat {
     }
 }
 
+/// How long ago a process started, as exactly as the kernel's clock ticks tell
+/// (`proc_pid_stat(5)`, field 22).
+#[must_use]
+pub fn age(stat: &Stat) -> Duration {
+    let ticks = rustix::param::clock_ticks_per_second();
+    let started = Duration::from_millis(stat.start_time.saturating_mul(1000) / ticks);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(now)
+        .unwrap_or_default()
+        .saturating_sub(started)
+}
+
 /// The kernel's id of this boot: without it a start time says nothing after a reboot.
 ///
 /// # Errors
@@ -559,8 +572,16 @@ impl Family {
     /// # Errors
     /// One could not be looked at just now.
     pub fn now() -> io::Result<Self> {
+        Self::of(all()?)
+    }
+
+    /// Looks at these.
+    ///
+    /// # Errors
+    /// One could not be looked at just now.
+    pub fn of(pids: impl IntoIterator<Item = Pid>) -> io::Result<Self> {
         let mut members = Vec::new();
-        for pid in all()? {
+        for pid in pids {
             members.extend(Stat::look(pid)?);
         }
         Ok(Self { members })
@@ -728,6 +749,16 @@ mod tests {
         let before = newest().unwrap();
         Command::new("true").status().unwrap();
         assert_ne!(newest().unwrap(), before);
+    }
+
+    #[test]
+    fn an_age_is_counted_from_the_start() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let stat = Stat::of(Pid::new(child.id().into()).unwrap()).unwrap();
+        let first = Stat::of(Pid::INIT).unwrap();
+        assert!(age(&stat) < Duration::from_secs(20) && age(&stat) < age(&first));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

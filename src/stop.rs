@@ -4,15 +4,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::acquire::{self, Former, Pressed, Progress, Refused};
+use crate::bystanders::Bystanders;
 use crate::holder::{Holder, Locker, Sighting};
-use crate::lock::{OpenFile, Try};
+use crate::lock::{FileId, OpenFile, Try};
 use crate::process::{Pid, Signal};
 use crate::record::{self, Asker, Contents, End, Reason, Record, Timestamp};
-use crate::survivors::{self, Run, Swept};
+use crate::survivors::{self, Patience, Run, Swept};
 use crate::takeover::{Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Step, Takeover};
 use crate::view::{self, State, View};
 use crate::wait::{Interrupt, Watched, sleep};
-use crate::{Error, Result, process};
+use crate::{Result, process};
 
 /// How long a process that has let go is given to be gone as well.
 const LAST_STEPS: Duration = Duration::from_secs(1);
@@ -75,6 +76,13 @@ struct Stopper {
     asked: Option<Former>,
 }
 
+/// The holder that is to be stopped, as far as it matters when it is gone.
+struct Target {
+    former: Former,
+    file: FileId,
+    uid: u32,
+}
+
 impl Stopper {
     fn run(
         &mut self,
@@ -129,9 +137,12 @@ impl Stopper {
         let (Sighting::Proven(holder) | Sighting::Ending(holder)) = who else {
             unreachable!("only the proven get here")
         };
-        let target = acquire::former(holder);
-        // Of the process itself, not of what it wrote; and while it is there to be asked.
-        let uid = process::uid(holder.pid()).unwrap_or(u32::MAX);
+        let target = Target {
+            former: acquire::former(holder),
+            file: holder.file(),
+            // Of the process itself, not of what it wrote; and while it is there to be asked.
+            uid: process::uid(holder.pid()).unwrap_or(u32::MAX),
+        };
         let mut told = None;
         while !holder.has_let_go() {
             let standing = acquire::standing(who, Mode::Stop);
@@ -169,7 +180,7 @@ impl Stopper {
             }
         }
         doze_until_exit(holder);
-        self.finish(target, uid, path, interrupt, progress)
+        self.finish(target, path, interrupt, progress)
     }
 
     fn refused(&mut self, refusal: Refusal, holder: &Holder) -> Stopped {
@@ -215,19 +226,23 @@ impl Stopper {
     /// lock: a run id is never used twice.
     fn finish(
         &mut self,
-        target: Former,
-        uid: u32,
+        target: Target,
         path: &Path,
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Stopped> {
-        let holder = self.asked.take().unwrap_or(target);
+        let holder = self.asked.take().unwrap_or(target.former);
         let mut swept = Vec::new();
         if let Some(record) = holder.record.clone() {
             let unmarked = is_unmarked(path, &record);
             let last = Contents::Record(Box::new(record));
             if unmarked || holder.killed {
-                match self.sweep(&Run::of_holder(&last, uid)?, interrupt, progress)? {
+                let file = OpenFile::open_existing(path)?.filter(|file| file.id() == target.file);
+                let run = match &file {
+                    Some(file) => Run::of(file, &last)?,
+                    None => Run::of_holder(&last, path, target.uid)?,
+                };
+                match self.sweep(&run, interrupt, progress)? {
                     Ok(ended) => swept = ended,
                     Err(other) => return Ok(*other),
                 }
@@ -273,29 +288,21 @@ impl Stopper {
     ) -> Result<Result<Vec<survivors::Ended>, Box<Stopped>>> {
         let left = |deadline: Duration| deadline.saturating_sub(self.began.elapsed());
         let bound = self.takeover.deadline().map_or(START_PATIENCE, left);
-        let deadline = Instant::now().checked_add(bound.max(Duration::from_secs(6)));
+        let patience = Patience {
+            deadline: Instant::now().checked_add(bound.max(survivors::LEAST_TIME)),
+            hurry: true,
+        };
         let mut tell = |survivors: &[survivors::Survivor]| progress(Progress::Ending { survivors });
-        Ok(
-            match survivors::sweep(run, deadline, interrupt, &mut tell) {
-                Swept::Blind(error) => {
-                    return Err(
-                        Error::system("cannot look through /proc for what is left").because(error)
-                    );
-                }
-                Swept::Clean(ended) => Ok(ended),
-                Swept::Interrupted => Err(Box::new(Stopped::Interrupted(Vec::new()))),
-                Swept::Stuck(left) => {
-                    let ancestors = process::ancestors();
-                    let is_ours =
-                        |survivor: &survivors::Survivor| ancestors.contains(&survivor.pid());
-                    let own_ancestor = left.iter().any(is_ours);
-                    Err(Box::new(Stopped::Refused(Refused::Survivors {
-                        left,
-                        own_ancestor,
-                    })))
-                }
-            },
-        )
+        let bystanders = Bystanders::unknown();
+        let swept = survivors::sweep(run, &bystanders, patience, interrupt, &mut tell)?;
+        Ok(match swept {
+            Swept::Clean(ended) => Ok(ended),
+            Swept::Interrupted => Err(Box::new(Stopped::Interrupted(Vec::new()))),
+            Swept::Stuck { left, own_ancestor } => {
+                let refused = Refused::Survivors { left, own_ancestor };
+                Err(Box::new(Stopped::Refused(refused)))
+            }
+        })
     }
 }
 

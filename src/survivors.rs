@@ -5,8 +5,9 @@
 //!
 //! A process belongs to the crashed run if it is the recorded payload (pid, start time and boot id),
 //! if it has the run id in the environment it was started with, or if it descends from such a one.
-//! A process that is being killed loses its environment at once, but keeps its descriptors for
-//! long; one that may belong to the run is awaited, and never signalled.
+//! A process that is being killed loses its environment at once (`exit_mm` in the kernel's
+//! `kernel/exit.c`), but keeps its descriptors for long; one that may belong to the run is awaited,
+//! and never signalled.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,11 +16,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::bystanders::Bystanders;
 use crate::lock::{Authority, OpenFile};
-use crate::process::{self, Environ, Family, Pid, Pinned, Signal, Stat};
+use crate::process::{self, Environ, Pid, Pinned, Signal, Stat};
 use crate::record::{self, Contents, Record};
-use crate::wait::{Interrupt, Watched, sleep};
-use crate::{Result, holder};
+use crate::wait::{Interrupt, nap};
+use crate::{Error, Result, holder};
 
 /// The payload's own pid file, in its environment.
 pub const PID_FILE: &str = "GATEWAY_PID_FILE";
@@ -43,22 +45,36 @@ const UNNAMED: Duration = Duration::from_secs(2);
 /// A dying process that may not even belong to the run is waited for no longer.
 const LONGEST_DOUBT: Duration = Duration::from_secs(15);
 
-/// A long sweep is spoken of so often: whoever counts on hearing of it does not give up on us.
+/// A sweep is told of at least this often, so that a service manager extends its time limit.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
 
-/// So many looks are taken, at the most, until one finds nobody and sees no birth.
+/// At most this many looks are taken until one finds nobody and no process was born during it.
 const MOST_LOOKS: u32 = 40;
 
 /// New survivors may be born while the known ones die.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Whoever has ended a holder gives what it left at least so long, whatever the deadline.
+pub const LEAST_TIME: Duration = Duration::from_secs(1);
+
+/// What somebody in a hurry keeps of its time for the killed to be gone.
+const LAST_BREATH: Duration = Duration::from_millis(500);
+
+/// No more survivors than this are pinned at a time: each costs a descriptor.
+const MOST_PINNED: usize = 256;
+
+/// Descriptors that are left for looking at those who are pinned.
+const SPARE: usize = 8;
 
 /// How a process came to be counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tie {
     /// It is the recorded payload.
     Payload,
-    /// It has the run id, or descends from one that has.
+    /// It was started under the run, or descends from such a process.
     Marked,
+    /// Likewise, by a record that others could have written: it is awaited, and not ended.
+    Barred,
     /// It is on its way out, and nobody can tell any more whether it belonged to the run.
     Exiting,
 }
@@ -118,6 +134,14 @@ impl Survivor {
         }))
     }
 
+    fn who(&self) -> (Pid, u64) {
+        (self.pid(), self.start_time)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.pinned.exited()
+    }
+
     fn signal(&self, signal: Signal) {
         let same = Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
         if self.tie.is_sure() && same {
@@ -126,7 +150,7 @@ impl Survivor {
     }
 }
 
-/// Those without an environment are looked at so often more, with so long in between.
+/// How many more times a process without an environment is looked at, and how far apart.
 const ROUNDS: u32 = 6;
 const ROUND: Duration = Duration::from_millis(1);
 
@@ -143,7 +167,8 @@ pub struct Run<'a> {
     /// The crashed run's record: nothing is left of an ordered end or across a reboot, and a record
     /// whose gateway lives is a copy. What became the command (`--exec`) was never watched.
     record: Option<&'a Record>,
-    /// Without a record of this very file the search goes by the path.
+    /// Where the record is not of this very file, or others could have written it, the search goes
+    /// by the path as well: what a process was started with is beyond their reach.
     by_path: Option<&'a Path>,
     authority: Authority,
 }
@@ -156,31 +181,26 @@ impl<'a> Run<'a> {
     pub fn of(file: &'a OpenFile, last: &'a Contents) -> Result<Self> {
         // A copy of another record, or an old file that is back, says nothing about the last run.
         let own = file.names_itself(last) && !file.was_moved()?;
-        let by_path = (!own).then(|| file.path());
-        Self::new(last, by_path, file.authority()?)
+        let record = crashed(last)?;
+        let authority = file.authority()?;
+        let doubted = record.is_some() && authority != Authority::OverAll;
+        Ok(Self {
+            record,
+            by_path: (!own || doubted).then(|| file.path()),
+            authority,
+        })
     }
 
-    /// The run that a proven holder recorded.
+    /// The run that a proven holder with this effective uid recorded for a file that is not at
+    /// `path` any more.
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn of_holder(record: &'a Contents, uid: u32) -> Result<Self> {
-        Self::new(record, None, Authority::Over(uid))
-    }
-
-    fn new(last: &'a Contents, by_path: Option<&'a Path>, authority: Authority) -> Result<Self> {
-        let crashed = |record: &&Record| record.end.is_none() && !record.exec;
-        let is_crash = |record: &Record| -> Result<bool> {
-            Ok(record.boot_id == process::boot_id()? && !holder::still_runs(record))
-        };
-        let record = match last.record().filter(crashed) {
-            Some(record) if is_crash(record)? => Some(record),
-            _ => None,
-        };
+    pub fn of_holder(record: &'a Contents, path: &'a Path, uid: u32) -> Result<Self> {
         Ok(Self {
-            record,
-            by_path,
-            authority,
+            record: crashed(record)?,
+            by_path: Some(path),
+            authority: Authority::Over(uid),
         })
     }
 
@@ -190,16 +210,16 @@ impl<'a> Run<'a> {
         self.record.is_some() || self.by_path.is_some()
     }
 
-    /// Looks for them now.
+    /// Looks for them now, among all but the bystanders.
     ///
     /// # Errors
     /// Somebody could not be looked at just now: that does not mean that nobody is left.
-    pub fn survivors(&self) -> io::Result<Vec<Survivor>> {
-        let mut found = Vec::new();
+    pub fn survivors(&self, bystanders: &Bystanders) -> io::Result<Found> {
+        let mut found = Found::default();
         if !self.may_have_survivors() {
             return Ok(found);
         }
-        let family = Family::now()?;
+        let family = bystanders.all_others()?;
         let this = Pid::this();
         let tied = self.tied(
             family
@@ -210,15 +230,23 @@ impl<'a> Run<'a> {
         let roots: Vec<Pid> = sure.map(|(stat, _)| stat.pid).collect();
         let known = |pid| tied.iter().any(|(stat, _)| stat.pid == pid);
         let heirs = family.descendants(&roots, &[this]).into_iter();
-        let heirs = heirs.filter(|stat| !stat.is_dead() && !known(stat.pid) && self.may_end(stat));
-        for (stat, tie) in tied
-            .iter()
-            .copied()
-            .chain(heirs.map(|stat| (stat, Tie::Marked)))
-        {
-            found.extend(Survivor::pin(stat, tie)?);
+        let heirs = heirs.filter(|stat| !stat.is_dead() && !known(stat.pid));
+        let heirs = heirs.map(|stat| (stat, self.tie_of_heir(stat)));
+        for (stat, tie) in tied.iter().copied().chain(heirs) {
+            found.pin(stat, tie)?;
+            if found.more {
+                break;
+            }
         }
         Ok(found)
+    }
+
+    fn tie_of_heir(&self, stat: &Stat) -> Tie {
+        if self.may_end(stat) {
+            Tie::Marked
+        } else {
+            Tie::Barred
+        }
     }
 
     /// Who belongs to the run. Those without an environment are looked at some times more, all
@@ -248,11 +276,10 @@ impl<'a> Run<'a> {
     }
 
     fn tie(&self, stat: &Stat) -> io::Result<Look> {
-        if self
+        let recorded = self
             .record
-            .is_some_and(|record| is_payload_of(record, stat))
-            && self.may_end(stat)
-        {
+            .is_some_and(|record| is_payload_of(record, stat));
+        if recorded && self.may_end(stat) {
             return Ok(Look::Tied(Tie::Payload));
         }
         // The kernel's own threads have no environment, and are nobody's.
@@ -267,24 +294,26 @@ impl<'a> Run<'a> {
             return Ok(Look::Stranger);
         }
         // A process without memory has an empty one, or, on newer kernels, none (ESRCH).
-        let looked = Environ::look(stat.pid)?;
-        let readable = looked.is_some();
-        let Some(environ) = looked.filter(|environ| !environ.is_empty()) else {
-            let leaving = record.is_some_and(|record| may_have_belonged(record, stat));
-            return Ok(match (leaving, readable) {
-                (true, _) => Look::Tied(Tie::Exiting),
-                (false, true) => Look::Unclear,
-                (false, false) => Look::Stranger,
-            });
-        };
-        let by_id =
-            record.is_some_and(|record| is_marked_by(record, &environ) && self.may_end(stat));
-        let ours = by_id || self.is_ours_by_path(stat, &environ);
-        Ok(if ours {
+        Ok(match Environ::look(stat.pid)? {
+            Some(environ) if !environ.is_empty() => self.tie_by(&environ, stat, record),
+            _ if record.is_some_and(|record| may_have_belonged(record, stat)) => {
+                Look::Tied(Tie::Exiting)
+            }
+            Some(_) => Look::Unclear,
+            None if recorded => Look::Tied(Tie::Barred),
+            None => Look::Stranger,
+        })
+    }
+
+    fn tie_by(&self, environ: &Environ, stat: &Stat, record: Option<&Record>) -> Look {
+        let by_id = record.is_some_and(|record| is_marked_by(record, environ));
+        if by_id && self.may_end(stat) || self.is_ours_by_path(stat, environ) {
             Look::Tied(Tie::Marked)
+        } else if by_id {
+            Look::Tied(Tie::Barred)
         } else {
             Look::Stranger
-        })
+        }
     }
 
     /// Pids, start times and run ids can be read off any process: they prove nothing about who wrote
@@ -308,6 +337,47 @@ impl<'a> Run<'a> {
             && holder::sees_our_directory(stat.pid, path)
             && gateway_of(environ).is_some_and(|pid| is_gone(pid, stat))
     }
+}
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// These.
+    pub survivors: Vec<Survivor>,
+    /// There are others, and no descriptors to pin them all.
+    pub more: bool,
+}
+
+impl Found {
+    fn pin(&mut self, stat: &Stat, tie: Tie) -> io::Result<()> {
+        if self.survivors.len() == MOST_PINNED {
+            self.more = true;
+            return Ok(());
+        }
+        match Survivor::pin(stat, tie) {
+            Ok(survivor) => self.survivors.extend(survivor),
+            Err(error) if is_out_of_descriptors(&error) && self.survivors.len() > SPARE => {
+                self.survivors.truncate(self.survivors.len() - SPARE);
+                self.more = true;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// The record, if it is that of a run which crashed since the host came up.
+fn crashed(last: &Contents) -> Result<Option<&Record>> {
+    let unended = |record: &&Record| record.end.is_none() && !record.exec;
+    let Some(record) = last.record().filter(unended) else {
+        return Ok(None);
+    };
+    let crashed = record.boot_id == process::boot_id()? && !holder::still_runs(record);
+    Ok(crashed.then_some(record))
 }
 
 fn gateway_of(environ: &Environ) -> Option<Pid> {
@@ -345,6 +415,12 @@ pub fn is_marked(pid: Pid, run_id: &str) -> bool {
         .is_some_and(|environ| has_run_id(&environ, run_id))
 }
 
+/// Whether it is the environment of some gateway's run.
+#[must_use]
+pub fn is_marked_at_all(environ: &Environ) -> bool {
+    environ.get(RUN_ID).is_some() || environ.get(PID_FILE).is_some()
+}
+
 fn has_run_id(environ: &Environ, run_id: &str) -> bool {
     environ.get(RUN_ID).is_some_and(|ids| {
         ids.split(|byte| *byte == b':')
@@ -352,9 +428,13 @@ fn has_run_id(environ: &Environ, run_id: &str) -> bool {
     })
 }
 
-/// A process with another `INVOCATION_ID` was started by a service manager: not by the payload.
+/// A process with another `INVOCATION_ID` was started by a service manager, and not by the payload.
+/// One without any was not: a service manager always sets it (systemd.exec(5)).
 fn same_invocation(environ: &Environ, record: &Record) -> bool {
-    environ.get("INVOCATION_ID") == record.invocation_id.as_deref().map(str::as_bytes)
+    let ours = record.invocation_id.as_deref().map(str::as_bytes);
+    environ
+        .get("INVOCATION_ID")
+        .is_none_or(|theirs| Some(theirs) == ours)
 }
 
 /// On its way out, and of a user whose processes the run could have had. It is looked at again: it
@@ -366,6 +446,34 @@ fn may_have_belonged(record: &Record, stat: &Stat) -> bool {
     eligible() && Stat::of(stat.pid).is_some_and(leaving)
 }
 
+/// How long the survivors may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// The end of the sweep, whoever is left; none: no end.
+    pub deadline: Option<Instant>,
+    /// Whether they are killed in time for the deadline, even before their five seconds are over:
+    /// nobody runs any more, so to leave them to the next start would help nobody.
+    pub hurry: bool,
+}
+
+impl Patience {
+    fn is_over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// How long they get between SIGTERM and SIGKILL.
+    fn grace(&self) -> Duration {
+        let left = |deadline: Instant| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            left.saturating_sub(LAST_BREATH)
+        };
+        self.deadline
+            .filter(|_| self.hurry)
+            .map_or(GRACE, |deadline| GRACE.min(left(deadline)))
+    }
+}
+
 /// What became of them.
 #[derive(Debug)]
 pub enum Swept {
@@ -374,9 +482,12 @@ pub enum Swept {
     /// The caller was interrupted first.
     Interrupted,
     /// These could not be ended in time, or are our own ancestors.
-    Stuck(Vec<Survivor>),
-    /// Until the deadline they could not be looked for.
-    Blind(io::Error),
+    Stuck {
+        /// Who is left.
+        left: Vec<Survivor>,
+        /// One of them is our own ancestor.
+        own_ancestor: bool,
+    },
 }
 
 /// A survivor that was ended.
@@ -388,71 +499,220 @@ pub struct Ended {
     pub argv: Vec<OsString>,
 }
 
-/// Ends what is left: SIGTERM, after five seconds SIGKILL, until nobody is left or `deadline`.
+/// Ends what is left: SIGTERM, after five seconds SIGKILL, until nobody is left or the patience is
+/// over. Waits so long, and no longer; `interrupt` ends it.
 ///
 /// `told` hears of the ones that are waited for, whenever there is something to say.
+///
+/// # Errors
+/// Until the deadline they could not be looked for.
 pub fn sweep(
     run: &Run<'_>,
-    deadline: Option<Instant>,
+    bystanders: &Bystanders,
+    patience: Patience,
     interrupt: &mut dyn Interrupt,
     told: &mut dyn FnMut(&[Survivor]),
-) -> Swept {
-    let began = Instant::now();
-    let ancestors = process::ancestors();
-    let mut asked: Vec<Ended> = Vec::new();
-    let mut tell_at = UNNAMED;
-    let (mut looks, mut births) = (1, 0);
-    let mut unsure = Unsure::default();
+) -> Result<Swept> {
+    let mut sweep = Sweep::begin(run, bystanders, patience);
     loop {
-        let overdue = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let newest = process::newest();
-        let mut left = match run.survivors() {
-            Ok(left) => left,
-            Err(error) if overdue => return Swept::Blind(error),
-            Err(_) => {
-                sleep(
-                    interrupt.descriptor().map(Watched::Readable),
-                    Some(KERNELS_TURN),
-                );
-                if interrupt.interrupted() {
-                    return Swept::Interrupted;
-                }
-                continue;
-            }
-        };
-        unsure.keep(&mut left);
-        if overdue || began.elapsed() >= LONGEST_DOUBT {
-            // One that only may have belonged to the run neither ends the start nor keeps it.
-            left.retain(|survivor| survivor.tie != Tie::Exiting);
+        if let Some(swept) = sweep.turn(told)? {
+            return Ok(swept);
         }
-        if left.is_empty() {
-            // Somebody may have been born behind the look's back, and its parent have ended before
-            // it: only a look during which nobody was born is sure. On a busy machine none is.
-            births += u32::from(newest != process::newest());
-            if births == looks && looks < MOST_LOOKS && run.may_have_survivors() {
-                looks += 1;
-                continue;
-            }
-            return Swept::Clean(asked);
-        }
-        let own = left
-            .iter()
-            .any(|survivor| survivor.tie.is_sure() && ancestors.contains(&survivor.pid()));
-        if overdue || own {
-            return Swept::Stuck(left);
-        }
-        let asked_before = asked.len();
-        if began.elapsed() >= KERNELS_TURN {
-            press(&left, began, &mut asked);
-        }
-        if asked.len() > asked_before || began.elapsed() >= tell_at {
-            tell_at = began.elapsed() + TELL_AGAIN;
-            told(&left);
-        }
-        doze(&left, began, deadline, interrupt);
+        sweep.doze(interrupt);
         if interrupt.interrupted() {
-            return Swept::Interrupted;
+            return Ok(Swept::Interrupted);
         }
+    }
+}
+
+struct Sweep<'a> {
+    run: &'a Run<'a>,
+    bystanders: &'a Bystanders,
+    patience: Patience,
+    grace: Duration,
+    began: Instant,
+    /// Who was found and is not gone: whoever descends from one that has ended by now is not found
+    /// a second time.
+    left: Vec<Survivor>,
+    unsure: Unsure,
+    asked: Vec<Ended>,
+    killing: bool,
+    tell_at: Duration,
+    looks: u32,
+    /// The pid that had been handed out last before the last look, if nobody was born during it.
+    quiet_since: Option<Pid>,
+    blind: bool,
+}
+
+impl<'a> Sweep<'a> {
+    fn begin(run: &'a Run<'a>, bystanders: &'a Bystanders, patience: Patience) -> Self {
+        Self {
+            run,
+            bystanders,
+            patience,
+            grace: patience.grace(),
+            began: Instant::now(),
+            left: Vec::new(),
+            unsure: Unsure::default(),
+            asked: Vec::new(),
+            killing: false,
+            tell_at: UNNAMED,
+            looks: 0,
+            quiet_since: None,
+            blind: false,
+        }
+    }
+
+    /// Looks, and does what is due. `None`: not over yet.
+    fn turn(&mut self, told: &mut dyn FnMut(&[Survivor])) -> Result<Option<Swept>> {
+        if !self.is_known_to_be_over() && !self.look_until_quiet()? {
+            return Ok(None);
+        }
+        if self.left.is_empty() {
+            return Ok(Some(Swept::Clean(std::mem::take(&mut self.asked))));
+        }
+        if let Some(stuck) = self.stuck() {
+            return Ok(Some(stuck));
+        }
+        self.press(told);
+        Ok(None)
+    }
+
+    /// Everybody of the last look is gone, and nobody was born since it began.
+    fn is_known_to_be_over(&mut self) -> bool {
+        let newest = self.quiet_since;
+        let over = newest.is_some() && self.left.iter().all(Survivor::is_gone);
+        if over && newest == process::newest() {
+            self.left.clear();
+            return true;
+        }
+        false
+    }
+
+    /// Somebody may have been born behind the look's back, and its parent have ended before it: only
+    /// a look during which nobody was born is sure. On a busy machine none is. `false`: look later.
+    fn look_until_quiet(&mut self) -> Result<bool> {
+        loop {
+            let before = process::newest();
+            let Some(whole) = self.look()? else {
+                return Ok(false);
+            };
+            self.looks += 1;
+            let quiet = |before: &Pid| whole && process::newest() == Some(*before);
+            self.quiet_since = before.filter(quiet);
+            let again = self.left.is_empty()
+                && self.quiet_since.is_none()
+                && self.looks < MOST_LOOKS
+                && self.run.may_have_survivors();
+            if !again {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Finds who is left now, and tells whether that is everybody. `None`: it could not be looked,
+    /// and nobody is known.
+    fn look(&mut self) -> Result<Option<bool>> {
+        self.left.retain(|survivor| !survivor.is_gone());
+        self.blind = false;
+        let mut whole = false;
+        match self.run.survivors(self.bystanders) {
+            Ok(found) => {
+                whole = !found.more;
+                self.meet(found.survivors);
+            }
+            // To end those who are known makes room to look for others.
+            Err(_) if !self.left.is_empty() => {}
+            Err(error) if self.patience.is_over() => {
+                let what = "cannot look through /proc for what a crashed run left";
+                return Err(Error::system(what).because(error));
+            }
+            Err(_) => {
+                self.blind = true;
+                return Ok(None);
+            }
+        }
+        if self.patience.is_over() || self.began.elapsed() >= LONGEST_DOUBT {
+            // One that only may have belonged to the run neither ends the start nor keeps it.
+            self.left.retain(|survivor| survivor.tie != Tie::Exiting);
+        }
+        Ok(Some(whole))
+    }
+
+    fn meet(&mut self, mut found: Vec<Survivor>) {
+        self.unsure.keep(&mut found);
+        let sure = |survivor: &Survivor| survivor.tie != Tie::Exiting;
+        let missed = std::mem::take(&mut self.left).into_iter();
+        let missed = missed.filter(|known| {
+            sure(known) && !found.iter().any(|survivor| survivor.who() == known.who())
+        });
+        let missed: Vec<Survivor> = missed.collect();
+        self.left = found;
+        self.left.extend(missed);
+    }
+
+    fn stuck(&mut self) -> Option<Swept> {
+        let sure = || self.left.iter().filter(|survivor| survivor.tie.is_sure());
+        let ancestors = sure()
+            .next()
+            .map_or_else(Vec::new, |_| process::ancestors());
+        let own_ancestor = sure().any(|survivor| ancestors.contains(&survivor.pid()));
+        if !own_ancestor && !self.patience.is_over() {
+            return None;
+        }
+        Some(Swept::Stuck {
+            left: std::mem::take(&mut self.left),
+            own_ancestor,
+        })
+    }
+
+    fn press(&mut self, told: &mut dyn FnMut(&[Survivor])) {
+        let elapsed = self.began.elapsed();
+        let first = self.asked.is_empty();
+        let kill = elapsed >= self.grace;
+        if elapsed >= KERNELS_TURN {
+            for survivor in self.left.iter().filter(|survivor| survivor.tie.is_sure()) {
+                press_one(survivor, kill, &mut self.asked);
+            }
+        }
+        let began_to_ask = first && !self.asked.is_empty();
+        let began_to_kill = kill && !std::mem::replace(&mut self.killing, kill);
+        if began_to_ask || began_to_kill || elapsed >= self.tell_at {
+            self.tell_at = elapsed + TELL_AGAIN;
+            told(&self.left);
+        }
+    }
+
+    fn doze(&self, interrupt: &dyn Interrupt) {
+        let elapsed = self.began.elapsed();
+        let until = |at: Duration| at.checked_sub(elapsed).filter(|left| !left.is_zero());
+        let deadline = self.patience.deadline.map_or(LOOK_AGAIN, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        });
+        let limit = if self.blind { KERNELS_TURN } else { LOOK_AGAIN };
+        let limit = [until(KERNELS_TURN), until(self.grace), Some(deadline)]
+            .into_iter()
+            .flatten()
+            .fold(limit, Duration::min);
+        // Any end wakes us: the others may take longer.
+        let fds = self.left.iter().map(|survivor| survivor.pinned.as_fd());
+        nap(fds, limit, interrupt);
+    }
+}
+
+fn press_one(survivor: &Survivor, kill: bool, asked: &mut Vec<Ended>) {
+    let known = asked.iter().any(|ended| ended.pid == survivor.pid());
+    if kill {
+        survivor.signal(Signal::KILL);
+    } else if !known {
+        survivor.signal(Signal::TERM);
+        survivor.signal(Signal::CONT);
+    }
+    if !known {
+        asked.push(Ended {
+            pid: survivor.pid(),
+            argv: survivor.command(),
+        });
     }
 }
 
@@ -468,64 +728,12 @@ impl Unsure {
     fn keep(&mut self, left: &mut Vec<Survivor>) {
         let closed = self.closed;
         left.retain(|survivor| {
-            let who = (survivor.pid(), survivor.start_time);
-            survivor.tie != Tie::Exiting || !closed || self.known.contains(&who)
+            survivor.tie != Tie::Exiting || !closed || self.known.contains(&survivor.who())
         });
         let unsure = left.iter().filter(|survivor| survivor.tie == Tie::Exiting);
-        self.known = unsure
-            .map(|survivor| (survivor.pid(), survivor.start_time))
-            .collect();
+        self.known = unsure.map(Survivor::who).collect();
         self.closed = left.iter().all(|survivor| survivor.tie == Tie::Exiting);
     }
-}
-
-fn press(left: &[Survivor], began: Instant, asked: &mut Vec<Ended>) {
-    let due = began.elapsed() >= GRACE;
-    for survivor in left.iter().filter(|survivor| survivor.tie.is_sure()) {
-        let known = asked.iter().any(|ended| ended.pid == survivor.pid());
-        if due {
-            survivor.signal(Signal::KILL);
-        } else if !known {
-            survivor.signal(Signal::TERM);
-            survivor.signal(Signal::CONT);
-        }
-        if !known {
-            asked.push(Ended {
-                pid: survivor.pid(),
-                argv: survivor.command(),
-            });
-        }
-    }
-}
-
-fn doze(
-    left: &[Survivor],
-    began: Instant,
-    deadline: Option<Instant>,
-    interrupt: &mut dyn Interrupt,
-) {
-    let until_kill = GRACE.checked_sub(began.elapsed()).unwrap_or(LOOK_AGAIN);
-    let until_deadline = deadline.map_or(LOOK_AGAIN, |deadline| {
-        deadline.saturating_duration_since(Instant::now())
-    });
-    let until_turn = KERNELS_TURN
-        .checked_sub(began.elapsed())
-        .unwrap_or(LOOK_AGAIN);
-    let longest = interrupt.longest_sleep().unwrap_or(LOOK_AGAIN);
-    let limit = LOOK_AGAIN
-        .min(until_kill)
-        .min(until_turn)
-        .min(until_deadline)
-        .min(longest);
-    // A process is not gone when its pidfd is readable for others in the list: any end wakes us.
-    let fds = left
-        .iter()
-        .take(256)
-        .map(|survivor| Watched::Readable(survivor.pinned.as_fd()));
-    sleep(
-        fds.chain(interrupt.descriptor().map(Watched::Readable)),
-        Some(limit),
-    );
 }
 
 #[cfg(test)]
@@ -551,15 +759,18 @@ mod tests {
             invocation_id: Some("abc".into()),
             ..example()
         };
+        let other = Environ::from_bytes(b"INVOCATION_ID=def\0");
         assert!(same_invocation(&without, &none) && same_invocation(&with, &some));
-        assert!(!same_invocation(&with, &none) && !same_invocation(&without, &some));
+        assert!(!same_invocation(&with, &none) && !same_invocation(&other, &some));
+        assert!(same_invocation(&without, &some), "a payload may drop it");
     }
 
     #[test]
     fn an_ended_run_another_boot_and_an_exec_leave_nothing_to_look_for() {
         let asked = |record: Record| {
-            let contents = Contents::Record(Box::new(record));
-            Run::of_holder(&contents, 0).unwrap().may_have_survivors()
+            crashed(&Contents::Record(Box::new(record)))
+                .unwrap()
+                .is_some()
         };
         let here = process::boot_id().unwrap();
         assert!(!asked(example()));

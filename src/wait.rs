@@ -59,7 +59,21 @@ pub fn sleep<'a>(fds: impl IntoIterator<Item = Watched<'a>>, limit: Option<Durat
     ready(fds, limit).contains(&true)
 }
 
-/// Likewise, and tells which of them are ready.
+/// Sleeps until one of the descriptors is readable, the caller is interrupted, or the time is over.
+/// The caller asks [`Interrupt::interrupted`] afterwards.
+pub fn nap<'a>(
+    fds: impl IntoIterator<Item = BorrowedFd<'a>>,
+    limit: Duration,
+    interrupt: &'a dyn Interrupt,
+) {
+    let limit = interrupt
+        .longest_sleep()
+        .map_or(limit, |longest| limit.min(longest));
+    let fds = fds.into_iter().chain(interrupt.descriptor());
+    sleep(fds.map(Watched::Readable), Some(limit));
+}
+
+/// As [`sleep`], and tells which of them are ready.
 pub fn ready<'a>(fds: impl IntoIterator<Item = Watched<'a>>, limit: Option<Duration>) -> Vec<bool> {
     let mut fds: Vec<PollFd<'_>> = fds
         .into_iter()

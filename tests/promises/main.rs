@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod authority;
 mod kit;
 mod name;
 mod standby;
