@@ -389,8 +389,10 @@ impl Seeker<'_> {
 
     /// A standby does now what would cost time when the holder has ended.
     fn prepare(&mut self, who: &Sighting) {
-        if let (Mode::Wait, Sighting::Proven(holder)) = (self.rules.mode, who) {
-            self.bystanders.note(holder.pid());
+        if let (Mode::Wait, Sighting::Proven(holder)) = (self.rules.mode, who)
+            && let Some(record) = holder.record()
+        {
+            self.bystanders.note(holder.pid(), record);
         }
     }
 
@@ -466,7 +468,7 @@ impl Seeker<'_> {
     }
 
     fn sweep(
-        &self,
+        &mut self,
         locked: &Locked,
         last: &Contents,
         interrupt: &mut dyn Interrupt,
@@ -478,7 +480,7 @@ impl Seeker<'_> {
         }
         let patience = self.patience_with_survivors();
         let mut tell = |survivors: &[Survivor]| progress(Progress::Ending { survivors });
-        survivors::sweep(&run, &self.bystanders, patience, interrupt, &mut tell)
+        survivors::sweep(&run, &mut self.bystanders, patience, interrupt, &mut tell)
     }
 
     /// Whoever has ended the holder does not leave before what it left is ended, too: nobody would

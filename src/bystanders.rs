@@ -1,10 +1,10 @@
-//! Who certainly belongs to no gateway's run: noted while there is time, so that the search after a
-//! crash looks at nobody twice.
+//! Who certainly belongs to no run under a pid file: noted while there is time, so that the search
+//! after a crash looks at nobody twice.
 //!
 //! A standby has nothing to do until the holder ends, and everything to do then. What it can know
-//! before is who is no part of the payload: a process without a gateway's marks in its environment
-//! that does not descend from one that has them, nor from the holder. That does not change later:
-//! whoever joins a run is born into it.
+//! before is who is no part of the payload: a process whose environment names neither the run nor
+//! the pid file, and that descends neither from one that does, nor from the holder. That does not
+//! change later: whoever joins a run is born into it.
 //!
 //! A noted process is known again by its pid and the inode number of its directory in `/proc`. That
 //! directory is made anew for each process (`proc_flush_pid` in the kernel's `fs/proc/base.c` drops
@@ -16,6 +16,7 @@ use std::os::unix::fs::DirEntryExt;
 use std::time::{Duration, Instant};
 
 use crate::process::{self, Environ, Family, Pid, Stat};
+use crate::record::Record;
 use crate::survivors;
 
 /// Somebody so young may be about to become another program, with another environment.
@@ -24,10 +25,12 @@ const YOUNG: Duration = Duration::from_secs(1);
 /// How long a note is good enough: who is born later costs a look after the crash, and no more.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// Processes that are no part of any run.
+/// Processes that are no part of any run under one pid file.
 #[derive(Debug, Default)]
 pub struct Bystanders {
     known: HashMap<Pid, u64>,
+    /// Who was there at the last look.
+    listed: HashMap<Pid, u64>,
     noted: Option<(Pid, Instant)>,
 }
 
@@ -38,57 +41,63 @@ impl Bystanders {
         Self::default()
     }
 
-    /// Notes who is no part of the run of this holder, which lives: once for each holder, and again
-    /// when a minute has passed. Never waits; who cannot be looked at is not noted.
-    pub fn note(&mut self, holder: Pid) {
+    /// Notes who is no part of the run of this holder, which lives and wrote this record: once for
+    /// each holder, and again when a minute has passed. Never waits; who cannot be looked at is not
+    /// noted.
+    pub fn note(&mut self, holder: Pid, record: &Record) {
         let fresh = |(whose, at): (Pid, Instant)| whose == holder && at.elapsed() < FRESH;
         if self.noted.is_some_and(fresh) {
             return;
         }
         self.noted = Some((holder, Instant::now()));
         // A note that cannot be taken now costs time after a crash, and nothing else.
-        let _ = self.note_now(holder);
+        let _ = self.note_now(holder, record);
     }
 
-    fn note_now(&mut self, holder: Pid) -> io::Result<()> {
-        let listed = everybody()?;
-        let present: HashMap<Pid, u64> = listed.iter().copied().collect();
-        self.known
-            .retain(|pid, inode| present.get(pid) == Some(inode));
-        let family = Family::of(self.strangers(&listed))?;
+    fn note_now(&mut self, holder: Pid, record: &Record) -> io::Result<()> {
+        let family = self.all_others()?;
         let (mut roots, mut plain) = (vec![holder], Vec::new());
         for stat in family.members() {
-            match mark(stat)? {
+            match mark(stat, record)? {
                 Mark::Some => roots.push(stat.pid),
-                Mark::None => plain.push(stat.pid),
+                Mark::None => plain.push(stat),
                 Mark::Unclear => {}
             }
         }
         let heirs = family.descendants(&roots, &[]);
-        let is_heir = |pid: &Pid| heirs.iter().any(|stat| stat.pid == *pid);
-        let noted = plain.into_iter().filter(|pid| !is_heir(pid));
-        self.known
-            .extend(noted.filter_map(|pid| Some((pid, *present.get(&pid)?))));
+        let is_heir = |stat: &Stat| heirs.iter().any(|heir| heir.pid == stat.pid);
+        self.learn(plain.into_iter().filter(|stat| !is_heir(stat)));
         Ok(())
     }
 
-    /// Everybody but the noted, as they are now.
+    /// Everybody but the known, as they are now.
     ///
     /// # Errors
     /// Somebody could not be looked at just now.
-    pub fn all_others(&self) -> io::Result<Family> {
-        Family::of(self.strangers(&everybody()?))
+    pub fn all_others(&mut self) -> io::Result<Family> {
+        self.listed = everybody()?;
+        let present = &self.listed;
+        self.known
+            .retain(|pid, inode| present.get(pid) == Some(inode));
+        let unknown = |pid: &&Pid| !self.known.contains_key(pid);
+        Family::of(self.listed.keys().filter(unknown).copied())
     }
 
-    fn strangers(&self, listed: &[(Pid, u64)]) -> Vec<Pid> {
-        let unknown = |(pid, inode): &&(Pid, u64)| self.known.get(pid) != Some(inode);
-        listed.iter().filter(unknown).map(|(pid, _)| *pid).collect()
+    /// These were looked at, and are no part of any run under the pid file. The young ones are
+    /// looked at again all the same.
+    pub fn learn<'a>(&mut self, strangers: impl IntoIterator<Item = &'a Stat>) {
+        let grown = strangers
+            .into_iter()
+            .filter(|stat| stat.is_kernel_thread() || process::age(stat) >= YOUNG);
+        let listed = &self.listed;
+        let noted = grown.filter_map(|stat| Some((stat.pid, *listed.get(&stat.pid)?)));
+        self.known.extend(noted);
     }
 }
 
 /// Every process in `/proc` now, with the inode number of its directory there.
-fn everybody() -> io::Result<Vec<(Pid, u64)>> {
-    let mut found = Vec::new();
+fn everybody() -> io::Result<HashMap<Pid, u64>> {
+    let mut found = HashMap::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let name = entry.file_name();
@@ -98,21 +107,21 @@ fn everybody() -> io::Result<Vec<(Pid, u64)>> {
     Ok(found)
 }
 
-/// Whether a process carries the marks of a gateway's run.
+/// Whether a process was started under the pid file.
 enum Mark {
     Some,
     None,
     Unclear,
 }
 
-fn mark(stat: &Stat) -> io::Result<Mark> {
+fn mark(stat: &Stat, record: &Record) -> io::Result<Mark> {
     if stat.is_kernel_thread() {
         return Ok(Mark::None);
     }
     let environ = Environ::look(stat.pid)?.unwrap_or_default();
-    Ok(if survivors::is_marked_at_all(&environ) {
+    Ok(if survivors::names_run_or_file(&environ, record) {
         Mark::Some
-    } else if environ.is_empty() || process::age(stat) < YOUNG {
+    } else if environ.is_empty() {
         Mark::Unclear
     } else {
         Mark::None
@@ -122,6 +131,7 @@ fn mark(stat: &Stat) -> io::Result<Mark> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::tests::example;
     use std::process::{Child, Command};
 
     struct Ended(Child);
@@ -150,43 +160,51 @@ mod tests {
         child
     }
 
-    fn others(bystanders: &Bystanders) -> Vec<Pid> {
+    fn others(bystanders: &mut Bystanders) -> Vec<Pid> {
         let family = bystanders.all_others().unwrap();
         family.members().map(|stat| stat.pid).collect()
     }
 
     #[test]
     fn only_who_is_no_part_of_a_run_is_noted() {
-        let (plain, marked) = (sleeper(&[]), sleeper(&[(survivors::RUN_ID, "x")]));
-        let holder = sleeper(&[]);
+        let record = example();
+        let ids = format!("outer:{}", record.run_id);
+        let path = record.path().to_str().unwrap().to_owned();
+        let (plain, holder) = (sleeper(&[]), sleeper(&[]));
+        let another = sleeper(&[(survivors::RUN_ID, "x"), (survivors::PID_FILE, "/y")]);
+        let marked = [
+            sleeper(&[(survivors::RUN_ID, &ids)]),
+            sleeper(&[(survivors::PID_FILE, &path)]),
+        ];
         let mut bystanders = Bystanders::unknown();
-        let before = others(&bystanders);
-        assert!(before.contains(&plain.pid()) && before.contains(&marked.pid()));
-        bystanders.note(holder.pid());
-        let after = others(&bystanders);
-        assert!(!after.contains(&plain.pid()) && after.contains(&marked.pid()));
+        let before = others(&mut bystanders);
+        assert!(before.contains(&plain.pid()) && before.contains(&another.pid()));
+        bystanders.note(holder.pid(), &record);
+        let after = others(&mut bystanders);
+        assert!(!after.contains(&plain.pid()) && !after.contains(&another.pid()));
+        assert!(marked.iter().all(|marked| after.contains(&marked.pid())));
     }
 
     #[test]
     fn children_of_the_holder_are_not_noted_whatever_their_environment() {
         let child = sleeper(&[]);
         let mut bystanders = Bystanders::unknown();
-        bystanders.note(Pid::this());
-        assert!(others(&bystanders).contains(&child.pid()));
+        bystanders.note(Pid::this(), &example());
+        assert!(others(&mut bystanders).contains(&child.pid()));
         // Behind another holder the same child is nobody's.
         let stranger = sleeper(&[]);
-        bystanders.note(stranger.pid());
-        assert!(!others(&bystanders).contains(&child.pid()));
+        bystanders.note(stranger.pid(), &example());
+        assert!(!others(&mut bystanders).contains(&child.pid()));
     }
 
     #[test]
     fn a_number_that_is_handed_on_is_somebody_else() {
         let child = sleeper(&[]);
         let mut bystanders = Bystanders::unknown();
-        bystanders.note(sleeper(&[]).pid());
-        assert!(!others(&bystanders).contains(&child.pid()));
+        bystanders.note(sleeper(&[]).pid(), &example());
+        assert!(!others(&mut bystanders).contains(&child.pid()));
         let inode = bystanders.known[&child.pid()];
         bystanders.known.insert(child.pid(), inode + 1);
-        assert!(others(&bystanders).contains(&child.pid()));
+        assert!(others(&mut bystanders).contains(&child.pid()));
     }
 }

@@ -293,8 +293,8 @@ impl Stopper {
             hurry: true,
         };
         let mut tell = |survivors: &[survivors::Survivor]| progress(Progress::Ending { survivors });
-        let bystanders = Bystanders::unknown();
-        let swept = survivors::sweep(run, &bystanders, patience, interrupt, &mut tell)?;
+        let mut bystanders = Bystanders::unknown();
+        let swept = survivors::sweep(run, &mut bystanders, patience, interrupt, &mut tell)?;
         Ok(match swept {
             Swept::Clean(ended) => Ok(ended),
             Swept::Interrupted => Err(Box::new(Stopped::Interrupted(Vec::new()))),

@@ -214,24 +214,28 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// Somebody could not be looked at just now: that does not mean that nobody is left.
-    pub fn survivors(&self, bystanders: &Bystanders) -> io::Result<Found> {
+    pub fn survivors(&self, bystanders: &mut Bystanders) -> io::Result<Found> {
         let mut found = Found::default();
         if !self.may_have_survivors() {
             return Ok(found);
         }
         let family = bystanders.all_others()?;
         let this = Pid::this();
-        let tied = self.tied(
-            family
-                .members()
-                .filter(|stat| stat.pid != this && !stat.is_dead()),
-        )?;
+        let living = family
+            .members()
+            .filter(|stat| stat.pid != this && !stat.is_dead());
+        let (tied, strangers) = self.tied(living)?;
         let sure = tied.iter().filter(|(_, tie)| tie.is_sure());
         let roots: Vec<Pid> = sure.map(|(stat, _)| stat.pid).collect();
-        let known = |pid| tied.iter().any(|(stat, _)| stat.pid == pid);
-        let heirs = family.descendants(&roots, &[this]).into_iter();
-        let heirs = heirs.filter(|stat| !stat.is_dead() && !known(stat.pid));
-        let heirs = heirs.map(|stat| (stat, self.tie_of_heir(stat)));
+        let heirs = family.descendants(&roots, &[this]);
+        let is = |known: &Stat, stat: &Stat| known.pid == stat.pid;
+        let is_tied = |stat: &Stat| tied.iter().any(|(known, _)| is(known, stat));
+        let is_heir = |stat: &Stat| heirs.iter().any(|heir| is(heir, stat));
+        bystanders.learn(strangers.into_iter().filter(|stat| !is_heir(stat)));
+        let heirs = heirs
+            .iter()
+            .filter(|stat| !stat.is_dead() && !is_tied(stat))
+            .map(|stat| (*stat, self.tie_of_heir(stat)));
         for (stat, tie) in tied.iter().copied().chain(heirs) {
             found.pin(stat, tie)?;
             if found.more {
@@ -249,20 +253,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Who belongs to the run. Those without an environment are looked at some times more, all
-    /// together, because most of them will have one in a moment.
+    /// Who belongs to the run, and who does not. Those without an environment are looked at some
+    /// times more, all together, because most of them will have one in a moment.
     fn tied<'f>(
         &self,
         members: impl Iterator<Item = &'f Stat>,
-    ) -> io::Result<Vec<(&'f Stat, Tie)>> {
-        let mut tied = Vec::new();
+    ) -> io::Result<(Vec<(&'f Stat, Tie)>, Vec<&'f Stat>)> {
+        let (mut tied, mut strangers) = (Vec::new(), Vec::new());
         let mut unclear: Vec<&Stat> = members.collect();
         for round in 0..=ROUNDS {
             let mut still = Vec::new();
             for stat in unclear {
                 match self.tie(stat)? {
                     Look::Tied(tie) => tied.push((stat, tie)),
-                    Look::Stranger => {}
+                    Look::Stranger => strangers.push(stat),
                     Look::Unclear => still.push(stat),
                 }
             }
@@ -272,7 +276,7 @@ impl<'a> Run<'a> {
             }
             std::thread::sleep(ROUND);
         }
-        Ok(tied)
+        Ok((tied, strangers))
     }
 
     fn tie(&self, stat: &Stat) -> io::Result<Look> {
@@ -415,10 +419,12 @@ pub fn is_marked(pid: Pid, run_id: &str) -> bool {
         .is_some_and(|environ| has_run_id(&environ, run_id))
 }
 
-/// Whether it is the environment of some gateway's run.
+/// Whether it is the environment of somebody who was started under this run, or under another one of
+/// the same pid file.
 #[must_use]
-pub fn is_marked_at_all(environ: &Environ) -> bool {
-    environ.get(RUN_ID).is_some() || environ.get(PID_FILE).is_some()
+pub fn names_run_or_file(environ: &Environ, record: &Record) -> bool {
+    has_run_id(environ, &record.run_id)
+        || environ.get(PID_FILE) == Some(record.path.0.as_os_str().as_bytes())
 }
 
 fn has_run_id(environ: &Environ, run_id: &str) -> bool {
@@ -508,7 +514,7 @@ pub struct Ended {
 /// Until the deadline they could not be looked for.
 pub fn sweep(
     run: &Run<'_>,
-    bystanders: &Bystanders,
+    bystanders: &mut Bystanders,
     patience: Patience,
     interrupt: &mut dyn Interrupt,
     told: &mut dyn FnMut(&[Survivor]),
@@ -527,7 +533,7 @@ pub fn sweep(
 
 struct Sweep<'a> {
     run: &'a Run<'a>,
-    bystanders: &'a Bystanders,
+    bystanders: &'a mut Bystanders,
     patience: Patience,
     grace: Duration,
     began: Instant,
@@ -545,7 +551,7 @@ struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    fn begin(run: &'a Run<'a>, bystanders: &'a Bystanders, patience: Patience) -> Self {
+    fn begin(run: &'a Run<'a>, bystanders: &'a mut Bystanders, patience: Patience) -> Self {
         Self {
             run,
             bystanders,
