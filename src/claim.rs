@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use crate::holder::{self, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
 use crate::process::{self, Pid, Signal, Stat};
-use crate::record::{self, Contents, End, Limit, Manager, Payload, Record, Text, Timestamp};
+use crate::record::{self, Contents, End, Limit, Manager, Payload, Record, Timestamp};
+use crate::text::Text;
 use crate::{Error, Result};
 
 /// What a holder says of itself. All that the system has to be asked for is asked when this is made,

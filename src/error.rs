@@ -47,7 +47,7 @@ impl Error {
     pub(crate) fn pid_file(action: &str, path: &Path) -> Self {
         Self::new(
             ErrorKind::PidFile,
-            format!("{action} {}", crate::record::printable(path.as_os_str())),
+            format!("{action} {}", crate::text::printable(path.as_os_str())),
         )
     }
 

@@ -70,6 +70,7 @@ pub mod survivors;
 #[allow(unsafe_code, reason = "the one fenced place")]
 pub mod sys;
 pub mod takeover;
+pub mod text;
 pub mod user;
 pub mod view;
 pub mod wait;

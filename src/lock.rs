@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::record::{Contents, MAX_SIZE, printable};
+use crate::record::{Contents, MAX_SIZE};
+use crate::text::printable;
 use crate::{Error, Result, sys};
 
 /// A file's identity on this machine while it exists: device and inode.

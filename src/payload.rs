@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD};
 
 use crate::process::{self, Family, Pid, Pinned, Signal, Stat};
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::signals::Signals;
 use crate::survivors;
 use crate::sys::{self, Image, Upbringing};
+use crate::text::printable;
 use crate::{Error, ErrorKind, Result};
 
 /// A command that exists and may be executed.
@@ -71,7 +72,7 @@ fn search(name: &OsStr) -> Result<PathBuf> {
             Err(_) => {}
         }
     }
-    let shown = record::printable(name);
+    let shown = printable(name);
     Err(refused.unwrap_or_else(|| {
         Error::new(
             ErrorKind::CommandNotFound,
@@ -79,13 +80,13 @@ fn search(name: &OsStr) -> Result<PathBuf> {
         )
         .advise(format!(
             "it is in no directory of PATH ({}): give its full path",
-            record::printable(&path)
+            printable(&path)
         ))
     }))
 }
 
 fn check(program: &Path) -> Result<PathBuf> {
-    let shown = record::printable(program.as_os_str());
+    let shown = printable(program.as_os_str());
     let cannot = |why: &str| {
         Error::new(
             ErrorKind::CommandNotExecutable,
@@ -140,8 +141,8 @@ fn check_interpreter(program: &Path) -> Result<()> {
     };
     rustix::fs::accessat(CWD, interpreter, Access::EXEC_OK, AtFlags::EACCESS).map_err(|errno| {
         let (script, missing) = (
-            record::printable(program.as_os_str()),
-            record::printable(interpreter.as_os_str()),
+            printable(program.as_os_str()),
+            printable(interpreter.as_os_str()),
         );
         Error::new(
             ErrorKind::CommandNotExecutable,
@@ -396,7 +397,7 @@ fn take_back(pid: Pid) {
 }
 
 fn cannot_start(command: &Command, error: io::Error) -> Error {
-    let shown = record::printable(command.program.as_os_str());
+    let shown = printable(command.program.as_os_str());
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
             Error::system(format!("cannot start a process for {shown}")).because(error)

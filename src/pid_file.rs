@@ -11,8 +11,9 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use crate::acquire::{self, Outcome, Refused};
 use crate::claim::{Claim, Description, Finding};
 use crate::holder::{Holder, Sighting};
-use crate::record::{self, End, Limit, Reason};
+use crate::record::{End, Limit, Reason};
 use crate::takeover::{Mode, Rules};
+use crate::text::printable;
 use crate::wait::{Interrupt, Uninterrupted};
 use crate::{Error, Result};
 
@@ -115,14 +116,10 @@ impl fmt::Display for HolderInfo {
             None => f.write_str("held by a process that cannot be seen from here")?,
         }
         if !self.argv.is_empty() {
-            let words: Vec<String> = self
-                .argv
-                .iter()
-                .map(|word| record::printable(word))
-                .collect();
+            let words: Vec<String> = self.argv.iter().map(|word| printable(word)).collect();
             write!(f, " ({})", words.join(" "))?;
         }
-        write!(f, ", {}", record::printable(self.path.as_os_str()))
+        write!(f, ", {}", printable(self.path.as_os_str()))
     }
 }
 

@@ -164,7 +164,7 @@ fn from_variable(variable: &str, value: &OsStr) -> Result<PathBuf> {
     if path.is_absolute() {
         return Ok(path);
     }
-    let value = crate::record::printable(value);
+    let value = crate::text::printable(value);
     Err(Error::new(
         ErrorKind::PidFile,
         format!("{variable} is not an absolute path: {value:?}"),

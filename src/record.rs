@@ -5,16 +5,16 @@
 //! number inside an argument. After an ordered end line 1 is blank: a pid on line 1 of an unlocked
 //! file means a crash.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::process::{Pid, Signal};
+pub use crate::text::Text;
 
 /// The format this version writes. Keys are only ever added; unknown ones are ignored.
 pub const FORMAT: u32 = 1;
@@ -28,35 +28,6 @@ const MAX_EXACT: u64 = 1 << 53;
 /// How many bytes of a command line are kept: even with every byte escaped the record stays far
 /// below [`MAX_SIZE`].
 const MAX_ARGV: usize = 2048;
-
-/// A string of the system, which need not be UTF-8: JSON text where it is, else an array of byte
-/// numbers (the form that `journalctl --output=json` uses).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Text(pub OsString);
-
-impl Serialize for Text {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0.to_str() {
-            Some(text) => serializer.serialize_str(text),
-            None => serializer.collect_seq(self.0.as_bytes()),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Text(String),
-            Bytes(Vec<u8>),
-        }
-        Ok(match Form::deserialize(deserializer)? {
-            Form::Text(text) => Self(text.into()),
-            Form::Bytes(bytes) => Self(OsString::from_vec(bytes)),
-        })
-    }
-}
 
 /// A command line for the record: cut to what a record has room for, with `…` where it was cut.
 #[must_use]
@@ -510,29 +481,11 @@ impl serde_json::ser::Formatter for NoWhiteSpace {
     }
 }
 
-/// The characters that make a line read otherwise than it is written.
-fn turns_text_around(character: char) -> bool {
-    matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Text for a person's terminal: control characters of strangers do not get there.
-#[must_use]
-pub fn printable(text: &OsStr) -> String {
-    let mut out = String::new();
-    for character in text.to_string_lossy().chars() {
-        if character.is_control() || turns_text_around(character) {
-            out.extend(character.escape_default());
-        } else {
-            out.push(character);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::os::unix::ffi::OsStringExt;
 
     pub fn example() -> Record {
         Record {

@@ -18,7 +18,7 @@ pub struct User {
 pub fn user_name(uid: u32) -> String {
     passwd_of(uid).map_or_else(
         || format!("uid {uid}"),
-        |entry| crate::record::printable(&entry.name),
+        |entry| crate::text::printable(&entry.name),
     )
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use gateway_lock::Result;
 use gateway_lock::lock::SYSTEM_PLACE;
 use gateway_lock::place::{FILE_NAME, Surroundings};
-use gateway_lock::record::printable;
+use gateway_lock::text::printable;
 use gateway_lock::user::user_name;
 use gateway_lock::view::{self, State, View};
 

@@ -226,7 +226,7 @@ impl Session<'_> {
             {
                 self.voice.notice(&format!(
                     "{what} {}, which is down unless it restarts by itself; start it again with: {start}",
-                    gateway_lock::record::printable(unit.as_ref())
+                    gateway_lock::text::printable(unit.as_ref())
                 ));
             }
         }

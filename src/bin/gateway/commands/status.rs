@@ -4,7 +4,8 @@ use std::io::Write;
 
 use gateway_lock::Result;
 use gateway_lock::holder::Holder;
-use gateway_lock::record::{End, Limit, Manager, Record, Text, Timestamp};
+use gateway_lock::record::{End, Limit, Manager, Record, Timestamp};
+use gateway_lock::text::Text;
 use gateway_lock::view::{self, State, View};
 use serde::Serialize;
 
@@ -264,7 +265,7 @@ fn details(holder: &Holder, path: &str) -> String {
         };
         out += &detail(
             "unit",
-            &format!("{}{user}", gateway_lock::record::printable(unit.as_ref())),
+            &format!("{}{user}", gateway_lock::text::printable(unit.as_ref())),
         );
     }
     out += &match &record.payload {

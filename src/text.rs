@@ -1,0 +1,54 @@
+//! Strings of the system, which need not be UTF-8: in a record, and on a person's terminal.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A string of the system, which need not be UTF-8: JSON text where it is, else an array of byte
+/// numbers (the form that `journalctl --output=json` uses).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Text(pub OsString);
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.to_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => serializer.collect_seq(self.0.as_bytes()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(String),
+            Bytes(Vec<u8>),
+        }
+        Ok(match Form::deserialize(deserializer)? {
+            Form::Text(text) => Self(text.into()),
+            Form::Bytes(bytes) => Self(OsString::from_vec(bytes)),
+        })
+    }
+}
+
+/// Text for a person's terminal: control characters of strangers do not get there.
+#[must_use]
+pub fn printable(text: &OsStr) -> String {
+    let mut out = String::new();
+    for character in text.to_string_lossy().chars() {
+        if character.is_control() || turns_text_around(character) {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// The characters that make a line read otherwise than it is written.
+fn turns_text_around(character: char) -> bool {
+    matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
