@@ -15,11 +15,12 @@ use crate::claim::{Claim, Description};
 use crate::holder::{self, Holder, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
 use crate::process::{self, Pid, Signal};
-use crate::record::{Contents, Limit, Record};
+use crate::record::{Contents, Record};
 use crate::survivors::{self, Patience, Run, Survivor, Swept};
 use crate::takeover::{
     Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Standing, Step, Takeover, Who,
 };
+use crate::time::Limit;
 use crate::wait::{Interrupt, Watched, sleep};
 use crate::{Error, Result};
 

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use crate::holder::{self, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
 use crate::process::{self, Pid, Signal, Stat};
-use crate::record::{self, Contents, End, Limit, Manager, Payload, Record, Timestamp};
+use crate::record::{self, Contents, End, Manager, Payload, Record};
 use crate::text::Text;
+use crate::time::{Limit, Timestamp};
 use crate::{Error, Result};
 
 /// What a holder says of itself. All that the system has to be asked for is asked when this is made,

@@ -71,6 +71,7 @@ pub mod survivors;
 pub mod sys;
 pub mod takeover;
 pub mod text;
+pub mod time;
 pub mod user;
 pub mod view;
 pub mod wait;

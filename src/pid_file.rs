@@ -11,9 +11,10 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use crate::acquire::{self, Outcome, Refused};
 use crate::claim::{Claim, Description, Finding};
 use crate::holder::{Holder, Sighting};
-use crate::record::{End, Limit, Reason};
+use crate::record::{End, Reason};
 use crate::takeover::{Mode, Rules};
 use crate::text::printable;
+use crate::time::Limit;
 use crate::wait::{Interrupt, Uninterrupted};
 use crate::{Error, Result};
 

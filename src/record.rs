@@ -9,12 +9,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::process::{Pid, Signal};
 pub use crate::text::Text;
+use crate::time::{Limit, Timestamp, unix_micros};
 
 /// The format this version writes. Keys are only ever added; unknown ones are ignored.
 pub const FORMAT: u32 = 1;
@@ -44,107 +44,6 @@ pub fn command_line(argv: &[OsString]) -> Vec<Text> {
         room = room.saturating_sub(8);
     }
     kept
-}
-
-/// A moment, written as RFC 3339 in UTC with microseconds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Timestamp(pub SystemTime);
-
-impl Timestamp {
-    /// Now, by the wall clock, in whole microseconds.
-    #[must_use]
-    pub fn now() -> Self {
-        let micros = unix_micros();
-        Self(UNIX_EPOCH + Duration::from_micros(micros))
-    }
-
-    /// How long ago it is; zero if the clock was set back since.
-    #[must_use]
-    pub fn age(self) -> Duration {
-        self.0.elapsed().unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_rfc3339_micros(self.0).fmt(f)
-    }
-}
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Timestamp {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_rfc3339(&text)
-            .map(Self)
-            .map_err(serde::de::Error::custom)
-    }
-}
-
-/// A hundred years: what is longer was not meant.
-pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-/// A length of time that may have no end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Limit {
-    /// So long.
-    After(Duration),
-    /// For ever.
-    Never,
-}
-
-impl Limit {
-    /// The sum; without end if this is.
-    #[must_use]
-    pub fn plus(self, more: Duration) -> Self {
-        match self {
-            Self::After(length) => Self::After(length.saturating_add(more)),
-            Self::Never => Self::Never,
-        }
-    }
-
-    /// The length, if there is an end.
-    #[must_use]
-    pub fn finite(self) -> Option<Duration> {
-        match self {
-            Self::After(length) => Some(length),
-            Self::Never => None,
-        }
-    }
-}
-
-impl Serialize for Limit {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::After(length) => serializer.serialize_f64(length.as_secs_f64()),
-            Self::Never => serializer.serialize_str("infinity"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Limit {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Seconds(f64),
-            Word(String),
-        }
-        match Form::deserialize(deserializer)? {
-            Form::Seconds(seconds) => Duration::try_from_secs_f64(seconds)
-                .map(Self::After)
-                .map_err(serde::de::Error::custom),
-            Form::Word(word) if word == "infinity" => Ok(Self::Never),
-            Form::Word(word) => Err(serde::de::Error::custom(format!(
-                "not a length of time: {word}"
-            ))),
-        }
-    }
 }
 
 /// Which service manager runs the holder's unit.
@@ -454,13 +353,6 @@ pub fn next_generation(last: Option<u64>) -> u64 {
     last.map_or(0, |last| last + 1).max(unix_micros())
 }
 
-fn unix_micros() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(0)
-}
-
 /// JSON without one byte of white space: blanks in strings become `\u0020`. (serde writes all
 /// other white space of ASCII escaped anyway.)
 struct NoWhiteSpace;
@@ -486,6 +378,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::os::unix::ffi::OsStringExt;
+    use std::time::Duration;
 
     pub fn example() -> Record {
         Record {

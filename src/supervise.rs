@@ -13,8 +13,9 @@ use crate::bell::Bell;
 use crate::claim::{Claim, Contest, Finding};
 use crate::payload::{Command, Payload, Surroundings};
 use crate::process::{self, Pid, Signal, Stat};
-use crate::record::{self, Asker, End, Exit, Limit, Reason, Record, Timestamp};
+use crate::record::{self, Asker, End, Exit, Reason, Record};
 use crate::signals::{Arrival, Origin, Signals};
+use crate::time::{Limit, Timestamp};
 use crate::wait::{self, Watched};
 use crate::{Error, Result};
 

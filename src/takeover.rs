@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::record::Limit;
+use crate::time::Limit;
 
 /// How long a plain start tries again while nobody is proven to hold: a probe by somebody else
 /// cannot refuse it.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use gateway_lock::record::Limit;
 use gateway_lock::takeover::{Refusal, Seen, Standing, Step};
+use gateway_lock::time::Limit;
 
 use crate::holder::end_of;
 use crate::world::{At, Fault, Kind, Life, SLOTS, Send, Setting, Text, World};

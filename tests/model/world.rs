@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use gateway_lock::record::Limit;
 use gateway_lock::takeover::{Mode, Rules, Takeover, Who};
+use gateway_lock::time::Limit;
 
 pub const SLOTS: usize = 3;
 const FILES: usize = 10;

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use gateway_lock::place::{Choice, Name};
 use gateway_lock::process::Signal;
-use gateway_lock::record::Limit;
+use gateway_lock::time::Limit;
 
 use crate::describe::Language;
 use crate::duration;

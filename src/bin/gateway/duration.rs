@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway_lock::record::{LONGEST, Limit};
+use gateway_lock::time::{LONGEST, Limit};
 
 /// What can be typed, for messages.
 const ALLOWED: &str = "give seconds (30, 1.5), units (500ms, 30s, 1m30s, 2h), 0 or infinity";

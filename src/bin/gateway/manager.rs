@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use gateway_lock::acquire::{self, Progress};
 use gateway_lock::notify::{Notifier, watchdog_interval};
-use gateway_lock::record::Limit;
 use gateway_lock::supervise::{Ended, Happening};
 use gateway_lock::takeover::Mode;
+use gateway_lock::time::Limit;
 
 use crate::cli::{Notify, Run};
 use crate::words;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use gateway_lock::acquire::{self, Progress};
 use gateway_lock::claim::{Contest, Finding};
 use gateway_lock::process::{Pid, Stat};
-use gateway_lock::record::Limit;
 use gateway_lock::supervise::Happening;
 use gateway_lock::takeover::Mode;
+use gateway_lock::time::Limit;
 
 use crate::exit::LOST;
 use crate::message::Voice;

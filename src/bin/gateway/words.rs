@@ -9,10 +9,11 @@ use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::holder::{Holder, Locker, Sighting};
 use gateway_lock::place::Choice;
 use gateway_lock::process::Pid;
-use gateway_lock::record::{Asker, End, Exit, Limit, Manager, Reason, Record};
+use gateway_lock::record::{Asker, End, Exit, Manager, Reason, Record};
 use gateway_lock::survivors::Survivor;
 use gateway_lock::takeover::{Bar, Refusal};
 use gateway_lock::text::{Text, printable};
+use gateway_lock::time::Limit;
 use gateway_lock::user::user_name;
 
 /// A command line is shown no longer than this.

@@ -12,10 +12,11 @@ use gateway_lock::claim::Description;
 use gateway_lock::notify::watchdog_interval;
 use gateway_lock::payload::Command;
 use gateway_lock::process::Signal;
-use gateway_lock::record::{Exit, Limit, Record};
+use gateway_lock::record::{Exit, Record};
 use gateway_lock::signals::Signals;
 use gateway_lock::supervise::{self, Attendant, Cause, Ended, Happening};
 use gateway_lock::takeover::{Mode, Refusal, Rules};
+use gateway_lock::time::Limit;
 use gateway_lock::wait::Interrupt;
 
 use crate::cli::{Notify, Run};

@@ -4,8 +4,9 @@ use std::io::Write;
 
 use gateway_lock::Result;
 use gateway_lock::holder::Holder;
-use gateway_lock::record::{End, Limit, Manager, Record, Timestamp};
+use gateway_lock::record::{End, Manager, Record};
 use gateway_lock::text::Text;
+use gateway_lock::time::{Limit, Timestamp};
 use gateway_lock::view::{self, State, View};
 use serde::Serialize;
 
