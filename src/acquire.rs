@@ -14,8 +14,9 @@ use crate::bystanders::Bystanders;
 use crate::claim::{Claim, Description};
 use crate::holder::{self, Holder, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
-use crate::process::{self, Pid, Signal};
+use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
+use crate::signal::Signal;
 use crate::survivors::{self, Patience, Run, Survivor, Swept};
 use crate::takeover::{
     Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Standing, Step, Takeover, Who,

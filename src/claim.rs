@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::holder::{self, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
-use crate::process::{self, Pid, Signal, Stat};
+use crate::process::{self, Pid, Stat};
 use crate::record::{self, Contents, End, Manager, Payload, Record};
+use crate::signal::Signal;
 use crate::text::Text;
 use crate::time::{Limit, Timestamp};
 use crate::{Error, Result};

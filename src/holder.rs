@@ -19,8 +19,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::lock::{FileId, OpenFile};
-use crate::process::{self, Pid, Pinned, Signal, Stat, unless_absent};
+use crate::process::{self, Pid, Pinned, Stat, unless_absent};
 use crate::record::{Contents, Record};
+use crate::signal::Signal;
 use crate::{Error, Result, record};
 
 /// A process proven to have the lock, and pinned.

@@ -63,6 +63,7 @@ mod pid_file;
 pub mod place;
 pub mod process;
 pub mod record;
+pub mod signal;
 pub mod signals;
 pub mod stop;
 pub mod supervise;

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD};
 
-use crate::process::{self, Family, Pid, Pinned, Signal, Stat};
+use crate::process::{self, Family, Pid, Pinned, Stat};
 use crate::record::Record;
+use crate::signal::Signal;
 use crate::signals::Signals;
 use crate::survivors;
 use crate::sys::{self, Image, Upbringing};

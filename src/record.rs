@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::process::{Pid, Signal};
+use crate::process::Pid;
+use crate::signal::Signal;
 pub use crate::text::Text;
 use crate::time::{Limit, Timestamp, unix_micros};
 

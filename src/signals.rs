@@ -10,7 +10,8 @@ use std::os::unix::net::UnixStream;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 
-use crate::process::{Pid, Signal};
+use crate::process::Pid;
+use crate::signal::Signal;
 use crate::sys::{self, Disposition};
 use crate::wait::Interrupt;
 use crate::{Error, Result};

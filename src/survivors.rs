@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use crate::bystanders::Bystanders;
 use crate::lock::{Authority, OpenFile};
-use crate::process::{self, Environ, Pid, Pinned, Signal, Stat};
+use crate::process::{self, Environ, Pid, Pinned, Stat};
 use crate::record::{self, Contents, Record};
-use crate::wait::{Interrupt, nap};
 use crate::{Error, Result, holder};
+use crate::signal::Signal;
+use crate::wait::{Interrupt, nap};
 
 /// The payload's own pid file, in its environment.
 pub const PID_FILE: &str = "GATEWAY_PID_FILE";

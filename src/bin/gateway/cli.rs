@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use gateway_lock::place::{Choice, Name};
-use gateway_lock::process::Signal;
+use gateway_lock::signal::Signal;
 use gateway_lock::time::Limit;
 
 use crate::describe::Language;

@@ -1,7 +1,8 @@
 //! How the program ends. The numbers are as public as the flags: the manual prints this table.
 
-use gateway_lock::process::{Pid, Signal};
+use gateway_lock::process::Pid;
 use gateway_lock::record::Exit;
+use gateway_lock::signal::Signal;
 use gateway_lock::{Error, ErrorKind};
 
 /// Wrong usage.
