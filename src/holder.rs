@@ -19,7 +19,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::lock::{FileId, OpenFile};
-use crate::process::{self, Pid, Pinned, Stat, unless_absent};
+use crate::process::{self, Pid, Pinned, Stat};
+use crate::procfs::{read_bounded, unless_absent};
 use crate::record::{Contents, Record};
 use crate::signal::Signal;
 use crate::{Error, Result, record};
@@ -403,7 +404,7 @@ fn has_exclusive_flock(pid: Pid, fd: &str) -> io::Result<bool> {
 }
 
 fn read_fdinfo(pid: Pid, fd: &str) -> io::Result<Vec<u8>> {
-    process::read_bounded(&format!("/proc/{pid}/fdinfo/{fd}"), 64 * 1024)
+    read_bounded(&format!("/proc/{pid}/fdinfo/{fd}"), 64 * 1024)
 }
 
 /// Whether there is a line like `lock: 2: LEASE  ACTIVE    WRITE 4925 fe:00:131 0 EOF`.
@@ -430,7 +431,7 @@ pub fn fdinfo_has_exclusive_flock(text: &[u8]) -> bool {
 /// The kernel's table of locks, as far as it is visible from our pid namespace.
 #[must_use]
 pub fn table_of_locks() -> Vec<u8> {
-    process::read_bounded("/proc/locks", 64 << 20).unwrap_or_default()
+    read_bounded("/proc/locks", 64 << 20).unwrap_or_default()
 }
 
 /// Who took the exclusive flock on a file that we may not open, as far as the table tells.
@@ -485,7 +486,7 @@ pub fn parse_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
 
 /// Our file's device as `/proc/locks` prints it: that of its mount in `/proc/self/mountinfo`.
 fn printed_device(fd: BorrowedFd<'_>, file: FileId) -> String {
-    let read = |path: &str| process::read_bounded(path, 16 << 20).unwrap_or_default();
+    let read = |path: &str| read_bounded(path, 16 << 20).unwrap_or_default();
     mount_id(&read(&format!("/proc/self/fdinfo/{}", fd.as_raw_fd())))
         .and_then(|id| mount_device(&read("/proc/self/mountinfo"), id))
         .unwrap_or_else(|| (rustix::fs::major(file.dev), rustix::fs::minor(file.dev)))

@@ -62,6 +62,7 @@ pub mod payload;
 mod pid_file;
 pub mod place;
 pub mod process;
+mod procfs;
 pub mod record;
 pub mod signal;
 pub mod signals;

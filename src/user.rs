@@ -26,7 +26,7 @@ pub fn user_name(uid: u32) -> String {
 #[must_use]
 pub fn passwd_of(uid: u32) -> Option<User> {
     parse_passwd(
-        &crate::process::read_bounded("/etc/passwd", 4 << 20).ok()?,
+        &crate::procfs::read_bounded("/etc/passwd", 4 << 20).ok()?,
         uid,
     )
 }

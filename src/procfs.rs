@@ -1,0 +1,65 @@
+//! Files of `/proc`, read without trust in their size, and what their errors mean.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+/// Reads a small file of `/proc`; what is longer than 4 KiB is cut.
+pub(crate) fn read_small(path: &str) -> io::Result<Vec<u8>> {
+    read_bounded(path, 4096)
+}
+
+/// Reads a file, and no more of it than `limit` bytes, whatever its size claims to be: files of
+/// `/proc` claim none, and are read in large pieces because each piece is made anew.
+pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; limit.min(4096)];
+    let mut length = 0;
+    loop {
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if length == bytes.len() {
+            if length == limit {
+                break;
+            }
+            bytes.resize(limit.min(length * 4), 0);
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// Gone, or not ours to see, is an answer; every other error is none.
+pub(crate) fn unless_absent<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Ok(seen) => Ok(Some(seen)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH | libc::EACCES | libc::EPERM) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_whole_or_up_to_its_bound() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![b'x'; 100_000]).unwrap();
+        let path = file.path().to_str().unwrap();
+        for (limit, length) in [
+            (10, 10),
+            (4096, 4096),
+            (50_000, 50_000),
+            (100_000, 100_000),
+            (1 << 20, 100_000),
+        ] {
+            assert_eq!(read_bounded(path, limit).unwrap().len(), length);
+        }
+    }
+}
