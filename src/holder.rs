@@ -14,10 +14,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::kernel_locks::{fdinfo_has_exclusive_flock, fdinfo_has_lease, printed_device, takers};
+pub use crate::kernel_locks::{parse_locks, table_of_locks, taker_of};
 use crate::lock::{FileId, OpenFile};
 use crate::process::{self, Pid, Pinned, Stat};
 use crate::procfs::{read_bounded, unless_absent};
@@ -211,7 +213,7 @@ pub fn named(file: &OpenFile) -> Result<Option<Sighting>> {
 
 /// Not the one that is named: looks through everybody.
 fn search(file: &OpenFile, contents: &Contents) -> Result<Sighting> {
-    let device = printed_device(file.as_fd(), file.id());
+    let device = printed_device(file.as_fd(), file.id().dev);
     let takers = takers(&device, file.id().inode);
     let Some(pid) = find_locker(file.id(), &takers) else {
         return Ok(Sighting::Invisible(takers.first().copied()));
@@ -286,7 +288,7 @@ fn prove(
     let way = match descriptor_with_lock(pid, file.id()) {
         Descriptors::Locked => Way::Descriptor,
         Descriptors::Unreadable if record.is_some() => {
-            let device = printed_device(file.as_fd(), file.id());
+            let device = printed_device(file.as_fd(), file.id().dev);
             if !takers(&device, file.id().inode).contains(&pid) {
                 return Ok(None);
             }
@@ -405,124 +407,6 @@ fn has_exclusive_flock(pid: Pid, fd: &str) -> io::Result<bool> {
 
 fn read_fdinfo(pid: Pid, fd: &str) -> io::Result<Vec<u8>> {
     read_bounded(&format!("/proc/{pid}/fdinfo/{fd}"), 64 * 1024)
-}
-
-/// Whether there is a line like `lock: 2: LEASE  ACTIVE    WRITE 4925 fe:00:131 0 EOF`.
-fn fdinfo_has_lease(text: &[u8]) -> bool {
-    text.split(|byte| *byte == b'\n')
-        .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
-        .any(|line| line.split_ascii_whitespace().nth(1) == Some("LEASE"))
-}
-
-/// Whether the text of a `fdinfo` file has a line like
-/// `lock: 1: FLOCK  ADVISORY  WRITE 4925 fe:00:131 0 EOF`.
-#[must_use]
-pub fn fdinfo_has_exclusive_flock(text: &[u8]) -> bool {
-    text.split(|byte| *byte == b'\n')
-        .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
-        .any(|line| {
-            let mut words = line.split_ascii_whitespace().skip(1);
-            words.next() == Some("FLOCK")
-                && words.next() == Some("ADVISORY")
-                && words.next() == Some("WRITE")
-        })
-}
-
-/// The kernel's table of locks, as far as it is visible from our pid namespace.
-#[must_use]
-pub fn table_of_locks() -> Vec<u8> {
-    read_bounded("/proc/locks", 64 << 20).unwrap_or_default()
-}
-
-/// Who took the exclusive flock on a file that we may not open, as far as the table tells.
-#[must_use]
-pub fn taker_of(stat: &rustix::fs::Stat) -> Option<Pid> {
-    let device = (
-        rustix::fs::major(stat.st_dev),
-        rustix::fs::minor(stat.st_dev),
-    )
-        .hex();
-    takers(&device, stat.st_ino).first().copied()
-}
-
-/// The processes that `/proc/locks` names as takers of an exclusive flock on this file.
-fn takers(device: &str, inode: u64) -> Vec<Pid> {
-    parse_locks(&table_of_locks())
-        .filter(|line| line.device == device && line.inode == inode)
-        .map(|line| line.pid)
-        .collect()
-}
-
-/// An exclusive flock in `/proc/locks`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LockLine<'a> {
-    /// Who took it; it may have ended since, and left the lock to a child.
-    pub pid: Pid,
-    /// The device as printed: `major:minor` in hex.
-    pub device: &'a str,
-    /// The inode.
-    pub inode: u64,
-}
-
-/// The exclusive flocks that are held; waiters (`->`), other locks and torn lines are left out.
-pub fn parse_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
-    table.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut words = std::str::from_utf8(line)
-            .ok()?
-            .split_ascii_whitespace()
-            .skip(1);
-        if (words.next()?, words.next()?, words.next()?) != ("FLOCK", "ADVISORY", "WRITE") {
-            return None;
-        }
-        let pid = Pid::new(words.next()?.parse().ok()?)?;
-        let (device, inode) = words.next()?.rsplit_once(':')?;
-        Some(LockLine {
-            pid,
-            device,
-            inode: inode.parse().ok()?,
-        })
-    })
-}
-
-/// Our file's device as `/proc/locks` prints it: that of its mount in `/proc/self/mountinfo`.
-fn printed_device(fd: BorrowedFd<'_>, file: FileId) -> String {
-    let read = |path: &str| read_bounded(path, 16 << 20).unwrap_or_default();
-    mount_id(&read(&format!("/proc/self/fdinfo/{}", fd.as_raw_fd())))
-        .and_then(|id| mount_device(&read("/proc/self/mountinfo"), id))
-        .unwrap_or_else(|| (rustix::fs::major(file.dev), rustix::fs::minor(file.dev)))
-        .hex()
-}
-
-trait Hex {
-    fn hex(self) -> String;
-}
-
-impl Hex for (u32, u32) {
-    fn hex(self) -> String {
-        format!("{:02x}:{:02x}", self.0, self.1)
-    }
-}
-
-/// `mnt_id:` of a `fdinfo` file.
-fn mount_id(fdinfo: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(fdinfo).ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("mnt_id:"))?
-        .trim()
-        .parse()
-        .ok()
-}
-
-/// The device of a mount: the third field of its line (proc_pid_mountinfo(5)).
-fn mount_device(mountinfo: &[u8], id: u64) -> Option<(u32, u32)> {
-    mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
-        let mut words = line.split(|byte| *byte == b' ').map(std::str::from_utf8);
-        if words.next()?.ok()?.parse::<u64>().ok()? != id {
-            return None;
-        }
-        let (major, minor) = words.nth(1)?.ok()?.split_once(':')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    })
 }
 
 /// A process that has the lock: the takers are looked at first, then everybody, because a child
@@ -766,7 +650,6 @@ pub fn lives(record: &Record) -> bool {
 mod tests {
     use super::*;
     use crate::lock::Try;
-    use proptest::prelude::*;
     use std::process::{Child, Command};
 
     struct Ended(Child);
@@ -834,41 +717,8 @@ mod tests {
         let Try::Locked(lock) = OpenFile::open_or_create(&path).unwrap().try_lock().unwrap() else {
             panic!()
         };
-        let device = printed_device(lock.as_fd(), lock.id());
+        let device = printed_device(lock.as_fd(), lock.id().dev);
         assert_eq!(takers(&device, lock.id().inode), [Pid::this()]);
-    }
-
-    #[test]
-    fn only_held_exclusive_flocks_count() {
-        let table = b"1: POSIX  ADVISORY  WRITE 5 fe:00:7 0 EOF\n2: FLOCK  ADVISORY  WRITE 6 fe:00:7 0 EOF\n\
-            2: -> FLOCK  ADVISORY  WRITE 8 fe:00:7 0 EOF\n3: FLOCK  ADVISORY  READ  9 fe:00:7 0 EOF\n\
-            4: OFDLCK ADVISORY  WRITE -1 fe:00:7 0 EOF\n5: FLOCK  ADVISORY  WRITE -1 fe:00:7 0 EOF\n6: FLOCK";
-        let found: Vec<_> = parse_locks(table)
-            .map(|line| (line.pid.get(), line.device, line.inode))
-            .collect();
-        assert_eq!(found, [(6, "fe:00", 7)]);
-        assert!(fdinfo_has_exclusive_flock(
-            b"pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 6 fe:00:7 0 EOF\n"
-        ));
-        for other in [
-            &b"lock:\t1: FLOCK  ADVISORY  READ  6 fe:00:7 0 EOF"[..],
-            b"lock:\t1: POSIX  ADVISORY  WRITE 6",
-            b"FLOCK ADVISORY WRITE",
-            b"",
-        ] {
-            assert!(!fdinfo_has_exclusive_flock(other));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_kernel_text_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let _ = fdinfo_has_exclusive_flock(&bytes);
-            let _ = parse_locks(&bytes).count();
-            let _ = mount_id(&bytes);
-            let _ = mount_device(&bytes, 5);
-            let _ = Stat::parse(&bytes);
-        }
     }
 
     #[test]
@@ -901,14 +751,5 @@ mod tests {
         };
         assert!(numbers_mean_the_same(&record(0)) && numbers_mean_the_same(&record(own)));
         assert!(!numbers_mean_the_same(&record(own + 1)));
-    }
-
-    #[test]
-    fn the_mount_of_a_descriptor_is_found() {
-        assert_eq!(mount_id(b"pos:\t0\nmnt_id:\t29\n"), Some(29));
-        assert_eq!(mount_id(b"pos:\t0\n"), None);
-        let table = b"28 1 254:0 / / rw\n29 28 0:31 / /tmp rw\n";
-        assert_eq!(mount_device(table, 29), Some((0, 31)));
-        assert_eq!(mount_device(table, 30), None);
     }
 }

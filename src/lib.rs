@@ -56,6 +56,7 @@ pub mod bystanders;
 pub mod claim;
 mod error;
 pub mod holder;
+mod kernel_locks;
 pub mod lock;
 pub mod notify;
 pub mod payload;

@@ -591,6 +591,13 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_stat_line_is_survived(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600)) {
+            let _ = Stat::parse(&bytes);
+        }
+    }
+
     #[test]
     fn a_pinned_process_is_told_apart_from_its_number() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();

@@ -1,0 +1,168 @@
+//! What the kernel prints of locks: `/proc/locks`, `/proc/PID/fdinfo/N`, `/proc/self/mountinfo`.
+//!
+//! Device numbers printed there differ from `stat`'s on btrfs and others, and are only ever compared
+//! with each other.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::process::Pid;
+use crate::procfs::read_bounded;
+
+/// Whether the text of a `fdinfo` file has a line like
+/// `lock: 1: FLOCK  ADVISORY  WRITE 4925 fe:00:131 0 EOF`.
+#[must_use]
+pub fn fdinfo_has_exclusive_flock(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
+        .any(|line| {
+            let mut words = line.split_ascii_whitespace().skip(1);
+            words.next() == Some("FLOCK")
+                && words.next() == Some("ADVISORY")
+                && words.next() == Some("WRITE")
+        })
+}
+
+/// Whether there is a line like `lock: 2: LEASE  ACTIVE    WRITE 4925 fe:00:131 0 EOF`.
+pub(crate) fn fdinfo_has_lease(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
+        .any(|line| line.split_ascii_whitespace().nth(1) == Some("LEASE"))
+}
+
+/// An exclusive flock in `/proc/locks`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LockLine<'a> {
+    /// Who took it; it may have ended since, and left the lock to a child.
+    pub pid: Pid,
+    /// The device as printed: `major:minor` in hex.
+    pub device: &'a str,
+    /// The inode.
+    pub inode: u64,
+}
+
+/// The exclusive flocks that are held; waiters (`->`), other locks and torn lines are left out.
+pub fn parse_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
+    table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut words = std::str::from_utf8(line)
+            .ok()?
+            .split_ascii_whitespace()
+            .skip(1);
+        if (words.next()?, words.next()?, words.next()?) != ("FLOCK", "ADVISORY", "WRITE") {
+            return None;
+        }
+        let pid = Pid::new(words.next()?.parse().ok()?)?;
+        let (device, inode) = words.next()?.rsplit_once(':')?;
+        Some(LockLine {
+            pid,
+            device,
+            inode: inode.parse().ok()?,
+        })
+    })
+}
+
+/// The kernel's table of locks, as far as it is visible from our pid namespace.
+#[must_use]
+pub fn table_of_locks() -> Vec<u8> {
+    read_bounded("/proc/locks", 64 << 20).unwrap_or_default()
+}
+
+/// The processes that `/proc/locks` names as takers of an exclusive flock on this file.
+pub(crate) fn takers(device: &str, inode: u64) -> Vec<Pid> {
+    parse_locks(&table_of_locks())
+        .filter(|line| line.device == device && line.inode == inode)
+        .map(|line| line.pid)
+        .collect()
+}
+
+/// Who took the exclusive flock on a file that we may not open, as far as the table tells.
+#[must_use]
+pub fn taker_of(stat: &rustix::fs::Stat) -> Option<Pid> {
+    takers(&in_hex(numbers(stat.st_dev)), stat.st_ino)
+        .first()
+        .copied()
+}
+
+/// Our file's device as `/proc/locks` prints it: that of its mount in `/proc/self/mountinfo`.
+pub(crate) fn printed_device(fd: BorrowedFd<'_>, dev: u64) -> String {
+    let read = |path: &str| read_bounded(path, 16 << 20).unwrap_or_default();
+    let of_mount = mount_id(&read(&format!("/proc/self/fdinfo/{}", fd.as_raw_fd())))
+        .and_then(|id| mount_device(&read("/proc/self/mountinfo"), id));
+    in_hex(of_mount.unwrap_or_else(|| numbers(dev)))
+}
+
+fn numbers(dev: u64) -> (u32, u32) {
+    (rustix::fs::major(dev), rustix::fs::minor(dev))
+}
+
+fn in_hex((major, minor): (u32, u32)) -> String {
+    format!("{major:02x}:{minor:02x}")
+}
+
+/// `mnt_id:` of a `fdinfo` file.
+fn mount_id(fdinfo: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(fdinfo).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// The device of a mount: the third field of its line (proc_pid_mountinfo(5)).
+fn mount_device(mountinfo: &[u8], id: u64) -> Option<(u32, u32)> {
+    mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut words = line.split(|byte| *byte == b' ').map(std::str::from_utf8);
+        if words.next()?.ok()?.parse::<u64>().ok()? != id {
+            return None;
+        }
+        let (major, minor) = words.nth(1)?.ok()?.split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_held_exclusive_flocks_count() {
+        let table = b"1: POSIX  ADVISORY  WRITE 5 fe:00:7 0 EOF\n2: FLOCK  ADVISORY  WRITE 6 fe:00:7 0 EOF\n\
+            2: -> FLOCK  ADVISORY  WRITE 8 fe:00:7 0 EOF\n3: FLOCK  ADVISORY  READ  9 fe:00:7 0 EOF\n\
+            4: OFDLCK ADVISORY  WRITE -1 fe:00:7 0 EOF\n5: FLOCK  ADVISORY  WRITE -1 fe:00:7 0 EOF\n6: FLOCK";
+        let found: Vec<_> = parse_locks(table)
+            .map(|line| (line.pid.get(), line.device, line.inode))
+            .collect();
+        assert_eq!(found, [(6, "fe:00", 7)]);
+        assert!(fdinfo_has_exclusive_flock(
+            b"pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 6 fe:00:7 0 EOF\n"
+        ));
+        for other in [
+            &b"lock:\t1: FLOCK  ADVISORY  READ  6 fe:00:7 0 EOF"[..],
+            b"lock:\t1: POSIX  ADVISORY  WRITE 6",
+            b"FLOCK ADVISORY WRITE",
+            b"",
+        ] {
+            assert!(!fdinfo_has_exclusive_flock(other));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_kernel_text_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = fdinfo_has_exclusive_flock(&bytes);
+            let _ = parse_locks(&bytes).count();
+            let _ = mount_id(&bytes);
+            let _ = mount_device(&bytes, 5);
+        }
+    }
+
+    #[test]
+    fn the_mount_of_a_descriptor_is_found() {
+        assert_eq!(mount_id(b"pos:\t0\nmnt_id:\t29\n"), Some(29));
+        assert_eq!(mount_id(b"pos:\t0\n"), None);
+        let table = b"28 1 254:0 / / rw\n29 28 0:31 / /tmp rw\n";
+        assert_eq!(mount_device(table, 29), Some((0, 31)));
+        assert_eq!(mount_device(table, 30), None);
+    }
+}
