@@ -76,6 +76,7 @@ pub mod takeover;
 pub mod text;
 pub mod time;
 pub mod user;
+pub mod variables;
 pub mod view;
 pub mod wait;
 

@@ -15,7 +15,7 @@ use crate::signals::Signals;
 use crate::survivors;
 use crate::sys::{self, Image, Upbringing};
 use crate::text::printable;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, variables};
 
 /// A command that exists and may be executed.
 #[derive(Clone, Debug)]
@@ -165,12 +165,12 @@ pub struct Surroundings<'a> {
 
 fn image(command: &Command, around: Surroundings<'_>) -> Result<Image> {
     let record = around.record;
-    let outer = std::env::var_os(survivors::RUN_ID);
+    let outer = std::env::var_os(variables::RUN_ID);
     let ours: [(&str, OsString); 4] = [
-        (survivors::PID_FILE, record.path.0.clone()),
-        (survivors::PID, record.pid.to_string().into()),
-        (survivors::RUN_ID, run_ids(outer, &record.run_id)),
-        (survivors::GENERATION, record.generation.to_string().into()),
+        (variables::PID_FILE, record.path.0.clone()),
+        (variables::PID, record.pid.to_string().into()),
+        (variables::RUN_ID, run_ids(outer, &record.run_id)),
+        (variables::GENERATION, record.generation.to_string().into()),
     ];
     // WATCHDOG_PID is ours; without it the watchdog is for whoever asks (sd_watchdog_enabled(3)).
     let hidden = if around.may_notify {

@@ -9,16 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::lock::SYSTEM_PLACE;
 use crate::user::passwd_of;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, variables};
 
 /// The file's name in its directory.
 pub const FILE_NAME: &str = "gateway.pid";
-
-/// Names the pid file where neither a path nor a name is given.
-pub const PID_FILE_VARIABLE: &str = "GATEWAY_PID_FILE";
-
-/// Names the directory of all pid files.
-pub const STATE_DIR_VARIABLE: &str = "GATEWAY_STATE_DIR";
 
 /// What the caller said about the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,8 +66,8 @@ impl Surroundings {
     #[must_use]
     pub fn of_this_process() -> Self {
         Self {
-            pid_file: std::env::var_os(PID_FILE_VARIABLE),
-            state_dir: std::env::var_os(STATE_DIR_VARIABLE),
+            pid_file: std::env::var_os(variables::PID_FILE),
+            state_dir: std::env::var_os(variables::STATE_DIR),
             home: std::env::var_os("HOME"),
             uid: rustix::process::geteuid().as_raw(),
         }
@@ -89,7 +83,7 @@ impl Surroundings {
             (Choice::Name(name), _) => {
                 Ok(self.place(Some(name))?.join(name.as_str()).join(FILE_NAME))
             }
-            (Choice::Default, Some(path)) => from_variable(PID_FILE_VARIABLE, path),
+            (Choice::Default, Some(path)) => from_variable(variables::PID_FILE, path),
             (Choice::Default, None) => Ok(self.place(None)?.join(FILE_NAME)),
         }
     }
@@ -100,7 +94,7 @@ impl Surroundings {
     /// As `pid_file`.
     pub fn place(&self, name: Option<&Name>) -> Result<PathBuf> {
         if let Some(directory) = &self.state_dir {
-            return from_variable(STATE_DIR_VARIABLE, directory);
+            return from_variable(variables::STATE_DIR, directory);
         }
         let system = Path::new(SYSTEM_PLACE);
         let ours = |name: &Name| owner(&system.join(name.as_str())) == Some(self.uid);

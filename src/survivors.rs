@@ -22,16 +22,8 @@ use crate::process::{self, Environ, Pid, Pinned, Stat};
 use crate::record::{self, Contents, Record};
 use crate::{Error, Result, holder};
 use crate::signal::Signal;
+use crate::variables::{PID, PID_FILE, RUN_ID};
 use crate::wait::{Interrupt, nap};
-
-/// The payload's own pid file, in its environment.
-pub const PID_FILE: &str = "GATEWAY_PID_FILE";
-/// The gateway's pid, in the payload's environment.
-pub const PID: &str = "GATEWAY_PID";
-/// The run ids of the gateways above a process, outermost first, joined by `:`.
-pub const RUN_ID: &str = "GATEWAY_RUN_ID";
-/// The generation, in the payload's environment.
-pub const GENERATION: &str = "GATEWAY_GENERATION";
 
 /// The kernel is about to kill a crashed gateway's command by itself (the parent-death signal): what
 /// ends so soon is neither asked nor mentioned.

@@ -5,8 +5,8 @@ pub mod run;
 pub mod status;
 pub mod stop;
 
-use gateway_lock::place::{PID_FILE_VARIABLE, Surroundings};
-use gateway_lock::{Result, view};
+use gateway_lock::place::Surroundings;
+use gateway_lock::{Result, variables, view};
 
 use crate::cli::Global;
 use crate::message::Voice;
@@ -30,7 +30,7 @@ impl Context {
     fn others(&self) -> Option<String> {
         let named = self.global.pid_file.is_some()
             || self.global.name.is_some()
-            || std::env::var_os(PID_FILE_VARIABLE).is_some();
+            || std::env::var_os(variables::PID_FILE).is_some();
         if named {
             return None;
         }
