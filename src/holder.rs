@@ -25,6 +25,7 @@ use crate::process::{self, Pid, Pinned, Stat};
 use crate::procfs::{read_bounded, unless_absent};
 use crate::record::{Contents, Record};
 use crate::signal::Signal;
+use crate::unusable::may_be_pid_file;
 use crate::{Error, Result, record};
 
 /// A process proven to have the lock, and pinned.
@@ -466,7 +467,7 @@ fn file_held_by(pid: Pid, fd: &OsStr) -> io::Result<Option<Held>> {
         return Ok(None);
     }
     let stat = rustix::fs::stat(&through)?;
-    if !crate::lock::may_be_pid_file(&stat) {
+    if !may_be_pid_file(&stat) {
         return Ok(None);
     }
     let contents = Contents::decode(&read_through(&through)?);

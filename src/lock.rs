@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::directory::create_directories;
+pub use crate::directory::is_on_the_network;
 use crate::record::{Contents, MAX_SIZE};
-use crate::text::printable;
+use crate::unusable::{explain, refuse_unlikely};
 use crate::{Error, Result, sys};
 
 /// A file's identity on this machine while it exists: device and inode.
@@ -442,44 +444,6 @@ pub fn peek(path: &Path) -> Option<(FileId, Contents)> {
     Some((file.id, file.read_settled().ok()?))
 }
 
-/// Where the system's own gateways keep their pid files.
-pub const SYSTEM_PLACE: &str = "/var/lib/gateway";
-
-/// Makes the missing directories: open to all below `/var/lib/gateway`, private elsewhere.
-fn create_directories(path: &Path) -> Result<()> {
-    let Some(directory) = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    else {
-        return Ok(());
-    };
-    let mode = if directory.starts_with(SYSTEM_PLACE) {
-        0o755
-    } else {
-        0o700
-    };
-    let mut missing: Vec<&Path> = directory
-        .ancestors()
-        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
-        .collect();
-    while let Some(next) = missing.pop() {
-        match rustix::fs::mkdir(next, Mode::from_raw_mode(mode)) {
-            // Whatever the umask: a directory of the system that others cannot pass would hide it.
-            Ok(()) => drop(rustix::fs::chmod(next, Mode::from_raw_mode(mode))),
-            Err(Errno::EXIST) if next.exists() => {}
-            Err(Errno::EXIST) => {
-                return Err(Error::pid_file("cannot use the directory", next)
-                    .because(io::Error::other(
-                        "it is a symbolic link that leads nowhere, or no directory",
-                    ))
-                    .advise("name another path with -f PATH"));
-            }
-            Err(errno) => return Err(explain("cannot create the directory", next, errno)),
-        }
-    }
-    Ok(())
-}
-
 /// What our descriptor is called by the kernel, so that two spellings of one path are one path.
 fn canonical_path(fd: BorrowedFd<'_>, typed: &Path, removed: bool) -> Result<PathBuf> {
     let link =
@@ -499,117 +463,6 @@ fn canonical_path(fd: BorrowedFd<'_>, typed: &Path, removed: bool) -> Result<Pat
     Ok(PathBuf::from(OsStr::from_bytes(
         bytes.strip_suffix(b" (deleted)").unwrap_or(bytes),
     )))
-}
-
-/// Whether a file can be a pid file, by what is known without opening it.
-#[must_use]
-pub fn may_be_pid_file(stat: &rustix::fs::Stat) -> bool {
-    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-    kind.is_file() && stat.st_mode & 0o111 == 0 && stat.st_size.unsigned_abs() <= MAX_SIZE
-}
-
-fn refuse_unlikely(path: &Path, stat: &rustix::fs::Stat) -> Result<()> {
-    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-    let advice = "name another path with -f PATH, or an instance with -n NAME";
-    if !kind.is_file() {
-        let what = describe(kind);
-        return Err(Error::pid_file("cannot use", path)
-            .because(io::Error::other(what))
-            .advise(advice));
-    }
-    if stat.st_mode & 0o111 != 0 {
-        return Err(Error::pid_file("will not use", path)
-            .because(io::Error::other("it is executable, and no pid file is"))
-            .advise(advice));
-    }
-    if stat.st_size.unsigned_abs() > MAX_SIZE {
-        return Err(Error::pid_file("will not use", path)
-            .because(io::Error::other(
-                "it is larger than 64 KiB, and no pid file is",
-            ))
-            .advise(advice));
-    }
-    Ok(())
-}
-
-fn describe(kind: rustix::fs::FileType) -> &'static str {
-    use rustix::fs::FileType;
-    match kind {
-        FileType::Directory => "it is a directory, not a regular file",
-        FileType::Fifo => "it is a named pipe, not a regular file",
-        FileType::Socket => "it is a socket, not a regular file",
-        FileType::CharacterDevice | FileType::BlockDevice => "it is a device, not a regular file",
-        FileType::Symlink => "it is a symbolic link, not a regular file",
-        _ => "it is not a regular file",
-    }
-}
-
-/// An errno of opening or making something, with what is known about the object.
-fn explain(action: &str, path: &Path, errno: Errno) -> Error {
-    if let Ok(stat) = rustix::fs::lstat(path) {
-        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-        if !kind.is_file() && !matches!(errno, Errno::ACCESS | Errno::PERM) {
-            return Error::pid_file("cannot use", path)
-                .because(io::Error::other(describe(kind)))
-                .advise("name another path with -f PATH, or an instance with -n NAME");
-        }
-        if matches!(errno, Errno::ACCESS | Errno::PERM) {
-            return Error::pid_file(action, path).because(errno).advise(format!(
-                "it belongs to {}, mode {:04o}; run as that user, or name another path with -f PATH",
-                crate::user::user_name(stat.st_uid),
-                stat.st_mode & 0o7777
-            ));
-        }
-    }
-    let error = Error::pid_file(action, path).because(errno);
-    match errno {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => match nearest_existing(path) {
-            Some((directory, owner)) => error.advise(format!(
-                "{} belongs to {owner}; make {} writable for this user, or name another path with -f PATH",
-                directory,
-                printable(path.parent().unwrap_or(path).as_os_str())
-            )),
-            None => error,
-        },
-        Errno::NOTDIR => error.advise("a part of that path is a file, not a directory; name another path with -f PATH"),
-        Errno::NOSPC | Errno::DQUOT => error.advise("make room on that file system"),
-        Errno::NAMETOOLONG => error.advise("name a shorter path with -f PATH"),
-        _ => error,
-    }
-}
-
-fn nearest_existing(path: &Path) -> Option<(String, String)> {
-    path.ancestors().skip(1).find_map(|directory| {
-        let stat = rustix::fs::stat(directory).ok()?;
-        Some((
-            printable(directory.as_os_str()),
-            crate::user::user_name(stat.st_uid),
-        ))
-    })
-}
-
-/// The name of the network file system that a path lies on, if it does: flock may mean less there.
-#[must_use]
-pub fn network_file_system(path: &Path) -> Option<&'static str> {
-    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
-    let kind = rustix::fs::statfs(existing).ok()?.f_type;
-    // statfs(2) lists these numbers.
-    match kind {
-        0x6969 => Some("NFS"),
-        0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
-        0x0102_1997 => Some("9p"),
-        0x00c3_6400 => Some("Ceph"),
-        0x5346_414f => Some("AFS"),
-        _ => None,
-    }
-}
-
-/// Whether what is done to a path elsewhere may go untold here: on a network, or by a program.
-#[must_use]
-pub fn is_on_the_network(path: &Path) -> bool {
-    // FUSE: its program may show what somebody else does.
-    let fuse = rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == 0x6573_5546);
-    fuse || network_file_system(path).is_some()
 }
 
 #[cfg(test)]
@@ -744,19 +597,6 @@ mod tests {
         std::fs::write(&path, vec![b'x'; MAX_SIZE as usize]).unwrap();
         let file = OpenFile::open_or_create(&path).unwrap();
         file.check_room(4096).unwrap();
-    }
-
-    #[test]
-    fn a_directory_a_socket_and_a_device_are_called_what_they_are() {
-        use rustix::fs::FileType;
-        for (kind, word) in [
-            (FileType::Directory, "directory"),
-            (FileType::Socket, "socket"),
-            (FileType::CharacterDevice, "device"),
-            (FileType::BlockDevice, "device"),
-        ] {
-            assert!(describe(kind).contains(word));
-        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::lock::SYSTEM_PLACE;
+use crate::directory::SYSTEM_PLACE;
 use crate::user::passwd_of;
 use crate::{Error, ErrorKind, Result, variables};
 

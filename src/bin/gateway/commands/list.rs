@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use gateway_lock::Result;
-use gateway_lock::lock::SYSTEM_PLACE;
+use gateway_lock::directory::SYSTEM_PLACE;
 use gateway_lock::place::{FILE_NAME, Surroundings};
 use gateway_lock::text::printable;
 use gateway_lock::user::user_name;

@@ -1,0 +1,116 @@
+//! Why a path cannot be the pid file, and what to do about it.
+
+use std::io;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::record::MAX_SIZE;
+use crate::text::printable;
+use crate::{Error, Result};
+
+/// Whether a file can be a pid file, by what is known without opening it.
+#[must_use]
+pub fn may_be_pid_file(stat: &rustix::fs::Stat) -> bool {
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    kind.is_file() && stat.st_mode & 0o111 == 0 && stat.st_size.unsigned_abs() <= MAX_SIZE
+}
+
+/// The same as an error, with what to do about it.
+pub(crate) fn refuse_unlikely(path: &Path, stat: &rustix::fs::Stat) -> Result<()> {
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    let advice = "name another path with -f PATH, or an instance with -n NAME";
+    if !kind.is_file() {
+        let what = describe(kind);
+        return Err(Error::pid_file("cannot use", path)
+            .because(io::Error::other(what))
+            .advise(advice));
+    }
+    if stat.st_mode & 0o111 != 0 {
+        return Err(Error::pid_file("will not use", path)
+            .because(io::Error::other("it is executable, and no pid file is"))
+            .advise(advice));
+    }
+    if stat.st_size.unsigned_abs() > MAX_SIZE {
+        return Err(Error::pid_file("will not use", path)
+            .because(io::Error::other(
+                "it is larger than 64 KiB, and no pid file is",
+            ))
+            .advise(advice));
+    }
+    Ok(())
+}
+
+fn describe(kind: rustix::fs::FileType) -> &'static str {
+    use rustix::fs::FileType;
+    match kind {
+        FileType::Directory => "it is a directory, not a regular file",
+        FileType::Fifo => "it is a named pipe, not a regular file",
+        FileType::Socket => "it is a socket, not a regular file",
+        FileType::CharacterDevice | FileType::BlockDevice => "it is a device, not a regular file",
+        FileType::Symlink => "it is a symbolic link, not a regular file",
+        _ => "it is not a regular file",
+    }
+}
+
+/// An errno of opening or making something, with what is known about the object.
+pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
+    if let Ok(stat) = rustix::fs::lstat(path) {
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        if !kind.is_file() && !matches!(errno, Errno::ACCESS | Errno::PERM) {
+            return Error::pid_file("cannot use", path)
+                .because(io::Error::other(describe(kind)))
+                .advise("name another path with -f PATH, or an instance with -n NAME");
+        }
+        if matches!(errno, Errno::ACCESS | Errno::PERM) {
+            return Error::pid_file(action, path).because(errno).advise(format!(
+                "it belongs to {}, mode {:04o}; run as that user, or name another path with -f PATH",
+                crate::user::user_name(stat.st_uid),
+                stat.st_mode & 0o7777
+            ));
+        }
+    }
+    let error = Error::pid_file(action, path).because(errno);
+    match errno {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => match nearest_existing(path) {
+            Some((directory, owner)) => error.advise(format!(
+                "{} belongs to {owner}; make {} writable for this user, or name another path with -f PATH",
+                directory,
+                printable(path.parent().unwrap_or(path).as_os_str())
+            )),
+            None => error,
+        },
+        Errno::NOTDIR => error.advise("a part of that path is a file, not a directory; name another path with -f PATH"),
+        Errno::NOSPC | Errno::DQUOT => error.advise("make room on that file system"),
+        Errno::NAMETOOLONG => error.advise("name a shorter path with -f PATH"),
+        _ => error,
+    }
+}
+
+fn nearest_existing(path: &Path) -> Option<(String, String)> {
+    path.ancestors().skip(1).find_map(|directory| {
+        let stat = rustix::fs::stat(directory).ok()?;
+        Some((
+            printable(directory.as_os_str()),
+            crate::user::user_name(stat.st_uid),
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_a_socket_and_a_device_are_called_what_they_are() {
+        use rustix::fs::FileType;
+        for (kind, word) in [
+            (FileType::Directory, "directory"),
+            (FileType::Socket, "socket"),
+            (FileType::CharacterDevice, "device"),
+            (FileType::BlockDevice, "device"),
+        ] {
+            assert!(describe(kind).contains(word));
+        }
+    }
+}
