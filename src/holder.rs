@@ -219,7 +219,7 @@ fn search(file: &OpenFile, contents: &Contents) -> Result<Sighting> {
     let Some(pid) = find_locker(file.id(), &takers) else {
         return Ok(Sighting::Invisible(takers.first().copied()));
     };
-    if let Some(holder) = prove_elsewhere(pid, file.id(), contents)? {
+    if let Some(holder) = prove_elsewhere(pid, file, contents)? {
         return Ok(proven(holder));
     }
     let locker = Locker {
@@ -245,65 +245,100 @@ fn proven(holder: Holder) -> Sighting {
     }
 }
 
-/// The process that the contents name: pinned, its identity compared, its lock proven.
+/// The process that the contents name: its identity compared, its lock proven.
 fn prove_named(file: &OpenFile, contents: &Contents) -> Result<Option<Holder>> {
-    let (pid, start_time) = match contents {
+    match contents {
         Contents::Record(record) => {
-            // A copied record names another file: who has the lock on this one may only look at it.
-            let own = may_describe(record, file.id());
-            if !own || record.boot_id != process::boot_id()? || !numbers_mean_the_same(record) {
+            if !numbers_mean_the_same(record) || !may_speak_of(record, file.id())? {
                 return Ok(None);
             }
-            (record.pid, Some(record.start_time))
+            prove(record.pid, Named::Record(record), file.id(), Some(file))
         }
-        Contents::Hint(hint) => (hint.pid, hint.start_time),
-        Contents::Empty | Contents::Unreadable => return Ok(None),
-    };
-    prove(
-        pid,
-        start_time,
-        file,
-        contents.record().cloned().map(Box::new),
-    )
+        Contents::Hint(hint) => prove(hint.pid, Named::Hint(hint.start_time), file.id(), None),
+        Contents::Empty | Contents::Unreadable => Ok(None),
+    }
 }
 
+/// A holder in a pid namespace below ours: the record has its number *there*.
+fn prove_elsewhere(pid: Pid, file: &OpenFile, contents: &Contents) -> Result<Option<Holder>> {
+    match contents.record() {
+        Some(record) if !numbers_mean_the_same(record) && may_speak_of(record, file.id())? => {
+            prove(pid, Named::Record(record), file.id(), None)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What a process is compared with.
+#[derive(Clone, Copy)]
+enum Named<'a> {
+    /// A whole record.
+    Record(&'a Record),
+    /// A bare pid, perhaps with its start time.
+    Hint(Option<u64>),
+}
+
+/// The core of every proof: the process is pinned, then shown to be the one that is named, then
+/// shown to have the lock on this file. `opened` is that file where the second way is allowed, too.
 fn prove(
     pid: Pid,
-    named_start: Option<u64>,
-    file: &OpenFile,
-    record: Option<Box<Record>>,
+    named: Named<'_>,
+    file: FileId,
+    opened: Option<&OpenFile>,
 ) -> Result<Option<Holder>> {
     if pid == Pid::this() {
         return Ok(None);
     }
-    // Pinned first: what is seen from here on is this process or nothing.
+    // Pinned first: what is seen under the number from here on is this process, or this process is
+    // gone, and no signal through its pidfd reaches anybody.
     let Some(pinned) = pin(pid)? else {
         return Ok(None);
     };
-    let Some(stat) = Stat::of(pid) else {
-        return Ok(None);
+    let holder = |start_time| {
+        Some(Holder {
+            pinned,
+            start_time,
+            file,
+            record: match named {
+                Named::Record(record) => Some(Box::new(record.clone())),
+                Named::Hint(_) => None,
+            },
+            way: way(pid, file, opened)?,
+        })
     };
-    if named_start.is_some_and(|named| named != stat.start_time) {
-        return Ok(None);
+    Ok(identity(pid, named).and_then(holder))
+}
+
+/// The start time, if this is the process that is named.
+fn identity(pid: Pid, named: Named<'_>) -> Option<u64> {
+    let start_time = Stat::of(pid)?.start_time;
+    let same = match named {
+        Named::Record(record) => record.start_time == start_time && has_its_number(pid, record),
+        Named::Hint(named) => named.is_none_or(|named| named == start_time),
+    };
+    same.then_some(start_time)
+}
+
+/// Whether the record's number is this process's: here, or in the namespace where it was written.
+fn has_its_number(pid: Pid, record: &Record) -> bool {
+    if numbers_mean_the_same(record) {
+        return record.pid == pid;
     }
-    let way = match descriptor_with_lock(pid, file.id()) {
-        Descriptors::Locked => Way::Descriptor,
-        Descriptors::Unreadable if record.is_some() => {
-            let device = printed_device(file.as_fd(), file.id().dev);
-            if !takers(&device, file.id().inode).contains(&pid) {
-                return Ok(None);
-            }
-            Way::Table { device }
+    process::pid_namespace(pid) == Some(record.pid_namespace)
+        && process::innermost_pid(pid) == Some(record.pid)
+}
+
+/// How it is shown that the process has the lock, if it is.
+fn way(pid: Pid, file: FileId, opened: Option<&OpenFile>) -> Option<Way> {
+    match descriptor_with_lock(pid, file) {
+        Descriptors::Locked => Some(Way::Descriptor),
+        Descriptors::NotLocked => None,
+        Descriptors::Unreadable => {
+            let device = printed_device(opened?.as_fd(), file.dev);
+            let taken = takers(&device, file.inode).contains(&pid);
+            taken.then_some(Way::Table { device })
         }
-        Descriptors::Unreadable | Descriptors::NotLocked => return Ok(None),
-    };
-    Ok(Some(Holder {
-        pinned,
-        start_time: stat.start_time,
-        file: file.id(),
-        record,
-        way,
-    }))
+    }
 }
 
 fn pin(pid: Pid) -> Result<Option<Pinned>> {
@@ -327,37 +362,17 @@ fn may_describe(record: &Record, file: FileId) -> bool {
     names_file(record, file) || record.payload.is_some()
 }
 
+/// A copied record names another file: who has the lock on this one may only look at it. And what was
+/// written before the host was started says nothing about who lives now.
+fn may_speak_of(record: &Record, file: FileId) -> Result<bool> {
+    Ok(may_describe(record, file) && record.boot_id == process::boot_id()?)
+}
+
 /// Whether the record's pids are numbers of our own pid namespace.
 #[must_use]
 pub fn numbers_mean_the_same(record: &Record) -> bool {
     record.pid_namespace == 0
         || process::own_pid_namespace().is_none_or(|own| own == record.pid_namespace)
-}
-
-/// A holder in a pid namespace below ours: the record has its number *there*.
-fn prove_elsewhere(pid: Pid, file: FileId, contents: &Contents) -> Result<Option<Holder>> {
-    let Some(record) = contents.record() else {
-        return Ok(None);
-    };
-    let own = may_describe(record, file);
-    if !own || numbers_mean_the_same(record) || record.boot_id != process::boot_id()? {
-        return Ok(None);
-    }
-    let Some(pinned) = pin(pid)? else {
-        return Ok(None);
-    };
-    let namespace = process::pid_namespace(pid);
-    let named = Stat::of(pid).is_some_and(|stat| stat.start_time == record.start_time)
-        && namespace == Some(record.pid_namespace)
-        && process::innermost_pid(pid) == Some(record.pid)
-        && descriptor_with_lock(pid, file) == Descriptors::Locked;
-    Ok(named.then(|| Holder {
-        pinned,
-        start_time: record.start_time,
-        file,
-        record: Some(Box::new(record.clone())),
-        way: Way::Descriptor,
-    }))
 }
 
 /// Whether a process is a gateway, by its executable.
@@ -497,26 +512,11 @@ impl Held {
     /// The gateway that holds this file, if the record in it names the file and the process.
     #[must_use]
     pub fn into_holder(self) -> Option<Holder> {
-        let record = self.contents.record()?.clone();
-        if !names_file(&record, self.file) {
+        let record = self.contents.record()?;
+        if !names_file(record, self.file) {
             return None;
         }
-        let pinned = Pinned::open(self.pid).ok()??;
-        let named = if numbers_mean_the_same(&record) {
-            record.pid == self.pid
-        } else {
-            process::innermost_pid(self.pid) == Some(record.pid)
-        };
-        let same = Stat::of(self.pid).is_some_and(|stat| stat.start_time == record.start_time);
-        let holds = || descriptor_with_lock(self.pid, self.file) == Descriptors::Locked;
-        let start_time = record.start_time;
-        (named && same && holds()).then_some(Holder {
-            pinned,
-            start_time,
-            file: self.file,
-            record: Some(Box::new(record)),
-            way: Way::Descriptor,
-        })
+        prove(self.pid, Named::Record(record), self.file, None).ok()?
     }
 }
 
@@ -579,11 +579,9 @@ fn is_ours_by_name(held: &Held, path: &Path, directory: Option<FileId>) -> bool 
     if theirs.file_name() != path.file_name() {
         return false;
     }
-    let root = root_of(held.pid);
-    let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
     match (directory, theirs.parent()) {
         (Some(directory), Some(parent)) => {
-            FileId::at(&inside(parent)).is_ok_and(|id| id == directory)
+            FileId::at(&seen_by(held.pid, parent)).is_ok_and(|id| id == directory)
         }
         // The directory is gone, too: the path means the same where the root is the same.
         (None, _) => theirs == path && has_our_root(held.pid),
@@ -597,16 +595,24 @@ pub fn sees_our_directory(pid: Pid, path: &Path) -> bool {
     let Some(parent) = path.parent() else {
         return false;
     };
-    let theirs = FileId::at(&root_of(pid).join(parent.strip_prefix("/").unwrap_or(parent)));
-    matches!((theirs, FileId::at(parent)), (Ok(theirs), Ok(ours)) if theirs == ours)
-}
-
-fn root_of(pid: Pid) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/root"))
+    is_one_directory(pid, parent)
 }
 
 fn has_our_root(pid: Pid) -> bool {
-    matches!((FileId::at(&root_of(pid).join(".")), FileId::at(Path::new("/"))), (Ok(theirs), Ok(ours)) if theirs == ours)
+    is_one_directory(pid, Path::new("/"))
+}
+
+fn is_one_directory(pid: Pid, path: &Path) -> bool {
+    let theirs = FileId::at(&seen_by(pid, path));
+    matches!((theirs, FileId::at(path)), (Ok(theirs), Ok(ours)) if theirs == ours)
+}
+
+/// What a process finds at an absolute path: it starts from its own root (proc_pid_root(5)).
+fn seen_by(pid: Pid, path: &Path) -> PathBuf {
+    Path::new("/proc")
+        .join(pid.to_string())
+        .join("root")
+        .join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
@@ -731,11 +737,13 @@ mod tests {
         let start_time = Stat::of(pid).unwrap().start_time;
         let file = OpenFile::open_or_create(&path).unwrap();
         assert!(
-            prove(pid, Some(start_time + 1), &file, None)
+            prove(pid, Named::Hint(Some(start_time + 1)), file.id(), None)
                 .unwrap()
                 .is_none()
         );
-        let holder = prove(pid, Some(start_time), &file, None).unwrap().unwrap();
+        let holder = prove(pid, Named::Hint(Some(start_time)), file.id(), None)
+            .unwrap()
+            .unwrap();
         assert_eq!(holder.start_time(), start_time);
         assert!(
             !holder.has_ended() && holder.duplicate().is_some() && !holder.is_in_another_root()

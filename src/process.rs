@@ -75,8 +75,10 @@ impl From<Pid> for i32 {
 
 /// A process that cannot be mistaken for another one that gets its number later.
 ///
-/// While the pidfd is open, the pid it was opened on is checked by looking at the process
-/// *after* opening it: what is then seen under that number is the pinned process or nothing.
+/// An open pidfd does not keep the number: once the process is reaped, the kernel may hand it on. So
+/// look at the process *after* it was opened: what is then seen under the number is the pinned
+/// process, or the pinned process is gone, and a signal through the pidfd reaches nobody (ESRCH,
+/// pidfd_send_signal(2)).
 #[derive(Debug)]
 pub struct Pinned {
     pid: Pid,
