@@ -15,8 +15,9 @@ use rustix::io::Errno;
 
 use crate::directory::create_directories;
 pub use crate::directory::is_on_the_network;
+use crate::procfs::PROC_NEEDED;
 use crate::record::{Contents, MAX_SIZE};
-use crate::unusable::{explain, refuse_unlikely};
+use crate::unusable::{ANOTHER_PATH, MAKE_ROOM, explain, refuse_unlikely};
 use crate::{Error, Result, sys};
 
 /// A file's identity on this machine while it exists: device and inode.
@@ -149,7 +150,7 @@ impl OpenFile {
                 .because(io::Error::other(
                     "it has another name, too (a hard link), and was not written by us",
                 ))
-                .advise("name another path with -f PATH, or an instance with -n NAME")),
+                .advise(ANOTHER_PATH)),
             _ => Ok(()),
         }
     }
@@ -247,14 +248,18 @@ impl OpenFile {
         }
     }
 
+    fn stat(&self) -> Result<rustix::fs::Stat> {
+        rustix::fs::fstat(&self.file)
+            .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))
+    }
+
     /// Whether it was renamed, linked, or given to somebody since it was last written: those change
     /// the inode (`st_ctime`), and writing changes both times alike (inode(7)).
     ///
     /// # Errors
     /// `fstat(2)` fails.
     pub fn was_moved(&self) -> Result<bool> {
-        let stat = rustix::fs::fstat(&self.file)
-            .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))?;
+        let stat = self.stat()?;
         Ok((stat.st_ctime, stat.st_ctime_nsec) != (stat.st_mtime, stat.st_mtime_nsec))
     }
 
@@ -263,8 +268,7 @@ impl OpenFile {
     /// # Errors
     /// `fstat(2)` fails.
     pub fn change_mark(&self) -> Result<(i64, u64)> {
-        let stat = rustix::fs::fstat(&self.file)
-            .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))?;
+        let stat = self.stat()?;
         Ok((stat.st_ctime, stat.st_ctime_nsec))
     }
 
@@ -273,8 +277,7 @@ impl OpenFile {
     /// # Errors
     /// `fstat(2)` fails.
     pub fn authority(&self) -> Result<Authority> {
-        let stat = rustix::fs::fstat(&self.file)
-            .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))?;
+        let stat = self.stat()?;
         let only_ours =
             stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0;
         Ok(if only_ours {
@@ -289,12 +292,13 @@ impl OpenFile {
     /// # Errors
     /// `fstat(2)` fails.
     pub fn has_a_name(&self) -> Result<bool> {
-        let stat = rustix::fs::fstat(&self.file)
-            .map_err(|errno| Error::pid_file("cannot stat", &self.path).because(errno))?;
+        let stat = self.stat()?;
         Ok(stat.st_nlink > 0)
     }
 
-    /// Whether there is room for `length` bytes, as far as the file system tells without writing.
+    /// Whether there is room for `length` bytes, as far as the file system tells without writing. That
+    /// a write will succeed is not promised: others write, too, and a file system that copies what
+    /// is written (btrfs, bcachefs, ZFS) may need room for what is overwritten, and does not tell.
     ///
     /// # Errors
     /// There is none.
@@ -305,8 +309,10 @@ impl OpenFile {
             return Err(cannot(Errno::FBIG)
                 .advise("raise the limit of file sizes (ulimit -f, LimitFSIZE=)"));
         }
-        let stat = rustix::fs::fstat(&self.file).map_err(cannot)?;
-        // What is allocated is overwritten in place. st_blocks counts 512 bytes each (stat(2)).
+        let stat = self.stat()?;
+        // What is allocated is overwritten in place. st_blocks counts 512 bytes each (stat(2)). (Where
+        // it is copied, small files lie among the file system's own tables, of whose room it tells
+        // nothing: to ask for room among the data would refuse what mostly works.)
         if stat.st_blocks.unsigned_abs() * 512 >= length && stat.st_size > 0 {
             return Ok(());
         }
@@ -316,7 +322,7 @@ impl OpenFile {
             && room.f_bavail == 0
             && (room.f_bfree == 0 || !rustix::process::geteuid().is_root())
         {
-            return Err(cannot(Errno::NOSPC).advise("make room on that file system"));
+            return Err(cannot(Errno::NOSPC).advise(MAKE_ROOM));
         }
         Ok(())
     }
@@ -333,7 +339,8 @@ impl OpenFile {
         &self.path
     }
 
-    /// The record in it, if it is one and names this very file.
+    /// Whether what was read from it is a record that names this very file: by path, device and
+    /// inode.
     #[must_use]
     pub fn names_itself(&self, contents: &Contents) -> bool {
         contents
@@ -358,11 +365,7 @@ impl Locked {
         let cannot = |error: io::Error| {
             let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
             let told = Error::pid_file("cannot write", &self.0.path).because(error);
-            if full {
-                told.advise("make room on that file system")
-            } else {
-                told
-            }
+            if full { told.advise(MAKE_ROOM) } else { told }
         };
         let length = bytes.len() as u64;
         self.0.file.write_all_at(bytes, 0).map_err(cannot)?;
@@ -453,7 +456,7 @@ fn canonical_path(fd: BorrowedFd<'_>, typed: &Path, removed: bool) -> Result<Pat
                 typed.display()
             ))
             .because(error)
-            .advise("the lock's holder is proven by /proc: mount it (mount -t proc proc /proc)")
+            .advise(PROC_NEEDED)
         })?;
     if !removed {
         return Ok(link);

@@ -88,40 +88,34 @@ fn search(name: &OsStr) -> Result<PathBuf> {
 
 fn check(program: &Path) -> Result<PathBuf> {
     let shown = printable(program.as_os_str());
-    let cannot = |why: &str| {
-        Error::new(
-            ErrorKind::CommandNotExecutable,
-            format!("cannot execute {shown}"),
-        )
-        .because(io::Error::other(why.to_owned()))
-    };
     let stat = rustix::fs::stat(program).map_err(|errno| match errno {
         rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => Error::new(
             ErrorKind::CommandNotFound,
             format!("cannot find the command {shown}"),
         )
         .because(errno),
-        _ => Error::new(
-            ErrorKind::CommandNotExecutable,
-            format!("cannot execute {shown}"),
-        )
-        .because(errno),
+        _ => not_executable(&shown, errno),
     })?;
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
-        return Err(cannot("it is not a regular file"));
+        let cause = io::Error::other("it is not a regular file");
+        return Err(not_executable(&shown, cause));
     }
     rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS).map_err(|errno| {
-        Error::new(
-            ErrorKind::CommandNotExecutable,
-            format!("cannot execute {shown}"),
-        )
-        .because(errno)
-        .advise(format!(
+        not_executable(&shown, errno).advise(format!(
             "chmod +x {shown}, or name its interpreter: sh {shown}"
         ))
     })?;
     check_interpreter(program)?;
     Ok(program.to_path_buf())
+}
+
+/// `shown` is the program, and what there is to say about it.
+fn not_executable(shown: &str, cause: impl Into<io::Error>) -> Error {
+    Error::new(
+        ErrorKind::CommandNotExecutable,
+        format!("cannot execute {shown}"),
+    )
+    .because(cause)
 }
 
 /// A script needs the program that its first line names (execve(2)): that is looked at, too, so that
@@ -145,12 +139,8 @@ fn check_interpreter(program: &Path) -> Result<()> {
             printable(program.as_os_str()),
             printable(interpreter.as_os_str()),
         );
-        Error::new(
-            ErrorKind::CommandNotExecutable,
-            format!("cannot execute {script}: its interpreter {missing}"),
-        )
-        .because(errno)
-        .advise("look at its first line")
+        not_executable(&format!("{script}: its interpreter {missing}"), errno)
+            .advise("look at its first line")
     })
 }
 
@@ -403,17 +393,9 @@ fn cannot_start(command: &Command, error: io::Error) -> Error {
         Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
             Error::system(format!("cannot start a process for {shown}")).because(error)
         }
-        Some(libc::ENOENT) => Error::new(
-            ErrorKind::CommandNotExecutable,
-            format!("cannot execute {shown}"),
-        )
-        .because(error)
-        .advise("its interpreter is missing: look at its first line"),
-        _ => Error::new(
-            ErrorKind::CommandNotExecutable,
-            format!("cannot execute {shown}"),
-        )
-        .because(error),
+        Some(libc::ENOENT) => not_executable(&shown, error)
+            .advise("its interpreter is missing: look at its first line"),
+        _ => not_executable(&shown, error),
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::procfs::{read_bounded, read_small, unless_absent};
+use crate::procfs::{PROC_NEEDED, read_bounded, read_small, unless_absent};
 use crate::signal::Signal;
 
 /// A process id: a positive number, and no more than a hint.
@@ -202,7 +202,7 @@ impl Stat {
         let bytes = read_small("/proc/self/stat").map_err(|error| {
             crate::Error::system("cannot read /proc/self/stat")
                 .because(error)
-                .advise("the lock's holder is proven by /proc: mount it (mount -t proc proc /proc)")
+                .advise(PROC_NEEDED)
         })?;
         Self::parse(&bytes).ok_or_else(|| crate::Error::system("cannot understand /proc/self/stat"))
     }

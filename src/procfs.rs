@@ -3,6 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+/// What to do where it is missing.
+pub(crate) const PROC_NEEDED: &str =
+    "the lock's holder is proven by /proc: mount it (mount -t proc proc /proc)";
+
 /// Reads a small file of `/proc`; what is longer than 4 KiB is cut.
 pub(crate) fn read_small(path: &str) -> io::Result<Vec<u8>> {
     read_bounded(path, 4096)

@@ -7,38 +7,44 @@ use rustix::io::Errno;
 
 use crate::record::MAX_SIZE;
 use crate::text::printable;
+use crate::user::user_name;
 use crate::{Error, Result};
+
+/// What else to do than to use this path.
+pub(crate) const ANOTHER_PATH: &str = "name another path with -f PATH, or an instance with -n NAME";
+
+/// What to do about a full disk, or a quota that is used up.
+pub(crate) const MAKE_ROOM: &str = "make room on that file system";
 
 /// Whether a file can be a pid file, by what is known without opening it.
 #[must_use]
 pub fn may_be_pid_file(stat: &rustix::fs::Stat) -> bool {
-    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-    kind.is_file() && stat.st_mode & 0o111 == 0 && stat.st_size.unsigned_abs() <= MAX_SIZE
+    unlikely(stat).is_none()
 }
 
 /// The same as an error, with what to do about it.
 pub(crate) fn refuse_unlikely(path: &Path, stat: &rustix::fs::Stat) -> Result<()> {
+    unlikely(stat).map_or(Ok(()), |(action, why)| {
+        Err(Error::pid_file(action, path)
+            .because(io::Error::other(why))
+            .advise(ANOTHER_PATH))
+    })
+}
+
+/// What we say that we do not do, and why: a mistyped path must not cost anybody a file.
+fn unlikely(stat: &rustix::fs::Stat) -> Option<(&'static str, &'static str)> {
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-    let advice = "name another path with -f PATH, or an instance with -n NAME";
     if !kind.is_file() {
-        let what = describe(kind);
-        return Err(Error::pid_file("cannot use", path)
-            .because(io::Error::other(what))
-            .advise(advice));
+        return Some(("cannot use", describe(kind)));
     }
     if stat.st_mode & 0o111 != 0 {
-        return Err(Error::pid_file("will not use", path)
-            .because(io::Error::other("it is executable, and no pid file is"))
-            .advise(advice));
+        return Some(("will not use", "it is executable, and no pid file is"));
     }
-    if stat.st_size.unsigned_abs() > MAX_SIZE {
-        return Err(Error::pid_file("will not use", path)
-            .because(io::Error::other(
-                "it is larger than 64 KiB, and no pid file is",
-            ))
-            .advise(advice));
-    }
-    Ok(())
+    let large = stat.st_size.unsigned_abs() > MAX_SIZE;
+    large.then_some((
+        "will not use",
+        "it is larger than 64 KiB, and no pid file is",
+    ))
 }
 
 fn describe(kind: rustix::fs::FileType) -> &'static str {
@@ -60,12 +66,12 @@ pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
         if !kind.is_file() && !matches!(errno, Errno::ACCESS | Errno::PERM) {
             return Error::pid_file("cannot use", path)
                 .because(io::Error::other(describe(kind)))
-                .advise("name another path with -f PATH, or an instance with -n NAME");
+                .advise(ANOTHER_PATH);
         }
         if matches!(errno, Errno::ACCESS | Errno::PERM) {
             return Error::pid_file(action, path).because(errno).advise(format!(
                 "it belongs to {}, mode {:04o}; run as that user, or name another path with -f PATH",
-                crate::user::user_name(stat.st_uid),
+                user_name(stat.st_uid),
                 stat.st_mode & 0o7777
             ));
         }
@@ -81,7 +87,7 @@ pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
             None => error,
         },
         Errno::NOTDIR => error.advise("a part of that path is a file, not a directory; name another path with -f PATH"),
-        Errno::NOSPC | Errno::DQUOT => error.advise("make room on that file system"),
+        Errno::NOSPC | Errno::DQUOT => error.advise(MAKE_ROOM),
         Errno::NAMETOOLONG => error.advise("name a shorter path with -f PATH"),
         _ => error,
     }
@@ -90,10 +96,7 @@ pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
 fn nearest_existing(path: &Path) -> Option<(String, String)> {
     path.ancestors().skip(1).find_map(|directory| {
         let stat = rustix::fs::stat(directory).ok()?;
-        Some((
-            printable(directory.as_os_str()),
-            crate::user::user_name(stat.st_uid),
-        ))
+        Some((printable(directory.as_os_str()), user_name(stat.st_uid)))
     })
 }
 
