@@ -130,9 +130,10 @@ impl Pinned {
     /// Sends a signal (`pidfd_send_signal(2)`).
     ///
     /// # Errors
-    /// EPERM: not ours to signal. ESRCH: it has ended.
+    /// EPERM: not ours to signal. ESRCH: it has ended. EINVAL: a signal without a name.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        Ok(pidfd_send_signal(&self.fd, signal.raw())?)
+        let signal = signal.raw().ok_or(rustix::io::Errno::INVAL)?;
+        Ok(pidfd_send_signal(&self.fd, signal)?)
     }
 
     /// Whether this process may signal it: EPERM is the only "no".

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::process::Pid;
 use crate::signal::Signal;
@@ -74,8 +74,13 @@ pub struct Payload {
 pub enum Exit {
     /// By itself, with this code.
     Code(i32),
-    /// By this signal.
-    Signal(Signal),
+    /// By this signal, real-time ones included.
+    Signal(#[serde(deserialize_with = "died_of")] Signal),
+}
+
+/// What a child died of need not have a name.
+fn died_of<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Signal, D::Error> {
+    i32::deserialize(deserializer).map(Signal::from_wait)
 }
 
 impl fmt::Display for Exit {
@@ -179,8 +184,13 @@ pub struct Record {
     /// How long its payload gets at an ordered stop, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<Limit>,
-    /// The signal that an ordered stop sends to its payload, where one was chosen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The signal that an ordered stop sends to its payload, where one was chosen. A number that has no
+    /// name here is as good as none: it must not make a living holder's record unreadable.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "known_signal"
+    )]
     pub stop_signal: Option<Signal>,
     /// The holder became the command: nobody supervises it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -200,6 +210,11 @@ pub struct Record {
     /// How it ended, if it ended in order.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+}
+
+fn known_signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Signal>, D::Error> {
+    let number: Option<i64> = Option::deserialize(deserializer)?;
+    Ok(number.and_then(|number| Signal::try_from(number).ok()))
 }
 
 impl Record {
@@ -489,6 +504,31 @@ pub(crate) mod tests {
         assert_eq!(Contents::decode(&other), Contents::Unreadable);
         let blank = [b"\n", &bytes[5..]].concat();
         assert_eq!(Contents::decode(&blank), Contents::Unreadable);
+    }
+
+    #[test]
+    fn a_stop_signal_without_a_name_is_none_and_what_a_child_died_of_keeps_its_number() {
+        let record = Record {
+            stop_signal: Some(Signal::USR1),
+            ..ended()
+        };
+        let text = String::from_utf8(record.encode()).unwrap();
+        let usr1 = format!("\"stop_signal\":{}", libc::SIGUSR1);
+        for (number, signal) in [
+            (libc::SIGUSR1.to_string(), Some(Signal::USR1)),
+            ("99".into(), None),
+            ("0".into(), None),
+            ("-9".into(), None),
+            ("99999999999".into(), None),
+        ] {
+            let forged = text.replace(&usr1, &format!("\"stop_signal\":{number}"));
+            let contents = Contents::decode(forged.as_bytes());
+            assert_eq!(contents.record().unwrap().stop_signal, signal, "{number}");
+        }
+        let died = text.replace("{\"code\":0}", "{\"signal\":40}");
+        let contents = Contents::decode(died.as_bytes());
+        let exit = contents.record().unwrap().end.as_ref().unwrap().exit;
+        assert_eq!(exit.unwrap().to_string(), "killed by signal 40");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A signal by its number, with the names people type.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "i64", into = "i32")]
 pub struct Signal(i32);
 
 macro_rules! signals {
@@ -62,8 +62,26 @@ impl Signal {
         self.0
     }
 
-    pub(crate) fn raw(self) -> rustix::process::Signal {
-        rustix::process::Signal::from_named_raw(self.0).expect("every name here is rustix's too")
+    /// None for what has no name: a child may have died of it, but nobody is sent it.
+    pub(crate) fn raw(self) -> Option<rustix::process::Signal> {
+        rustix::process::Signal::from_named_raw(self.0)
+    }
+}
+
+impl TryFrom<i64> for Signal {
+    type Error = &'static str;
+
+    fn try_from(number: i64) -> Result<Self, Self::Error> {
+        i32::try_from(number)
+            .ok()
+            .and_then(Self::from_number)
+            .ok_or("not a signal with a name")
+    }
+}
+
+impl From<Signal> for i32 {
+    fn from(signal: Signal) -> Self {
+        signal.0
     }
 }
 
@@ -89,7 +107,8 @@ mod tests {
             assert_eq!(Signal::parse(text), None, "{text}");
         }
         for (name, number) in Signal::NAMES {
-            assert_eq!(Signal::parse(name).unwrap().raw().as_raw(), *number);
+            let raw = Signal::parse(name).unwrap().raw().unwrap();
+            assert_eq!(raw.as_raw(), *number);
         }
     }
 }
