@@ -7,6 +7,11 @@
 #![cfg_attr(not(test), no_main)]
 #![deny(unsafe_code)]
 
+#[cfg(not(target_env = "gnu"))]
+compile_error!(
+    "without Rust's runtime only glibc lets std find the program's arguments (it hands them to .init_array): build for a *-linux-gnu target; linking statically is fine there"
+);
+
 mod cli;
 mod commands;
 mod describe;
