@@ -5,6 +5,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -83,10 +84,12 @@ pub fn set_disposition(signal: c_int, disposition: Disposition) {
 #[must_use]
 pub struct Quiet {
     before: libc::sigset_t,
+    /// A mask belongs to its thread: this value must not be dropped in another one.
+    _here: PhantomData<*const ()>,
 }
 
 impl Quiet {
-    /// Blocks every signal that can be blocked, in this thread.
+    /// Blocks every signal that can be blocked, in this thread. Other threads go on hearing them.
     pub fn begin() -> Self {
         let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
         let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
@@ -97,7 +100,10 @@ impl Quiet {
             libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
             before.assume_init()
         };
-        Self { before }
+        Self {
+            before,
+            _here: PhantomData,
+        }
     }
 
     /// Whether this signal waits to be heard (sigpending(2)).
@@ -196,7 +202,12 @@ impl Image {
     /// Starts the program in a child that follows `plan`. All signals must be blocked.
     ///
     /// The child borrows our memory until it has become the program (`clone(2)` with `CLONE_VM` and
-    /// `CLONE_VFORK`), so that nothing is copied and its failure can be told by a plain store.
+    /// `CLONE_VFORK`), so that nothing is copied and its failure can be told by a plain store. Waits
+    /// as long as that takes.
+    ///
+    /// That the program runs is not promised: a child that is killed before has told no failure, and
+    /// its pid comes back like any other. Its end is found by waiting for it. `plan` must name every
+    /// signal that has a handler: it would run in our memory.
     ///
     /// # Errors
     /// There is no room for a process, or the program could not be executed.
@@ -208,10 +219,15 @@ impl Image {
             failure: 0,
         };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        // SAFETY: we are suspended until the child has executed a program or exited, so `birth` and
-        // `stack` outlive its use of them and nobody else touches them. The stack is aligned, large
-        // enough for the few calls of `child`, and grows down from its end. Signals are blocked,
-        // so no handler of ours runs in the child; its dispositions are its own (no CLONE_SIGHAND).
+        // SAFETY: this thread is suspended until the child has executed a program or is gone, killed
+        // included (CLONE_VFORK), so `birth` and `stack` outlive the child's use of them. The child
+        // alone reads and writes them: no other thread of ours, which goes on running, knows them.
+        // The stack is aligned, large enough for the few calls of `child`, and grows down from its
+        // end. Without CLONE_SETTLS the child has this thread's thread pointer, so it shares its
+        // `errno` and whatever else is thread-local: this thread does not look at them meanwhile, and
+        // `child` and what it calls are plain system calls. Every signal is blocked in this thread
+        // (`Quiet` cannot leave it), and the child inherits that mask, so it runs no handler of ours
+        // before `plan` has put its dispositions back, which are its own (no CLONE_SIGHAND).
         let pid = unsafe {
             let top = stack.as_mut_ptr_range().end.cast();
             libc::clone(child, top, flags, (&raw mut birth).cast())
@@ -329,8 +345,9 @@ fn die_with(parent: rustix::process::Pid) -> io::Result<()> {
 
 /// The sender that a signal's `siginfo_t` names: `si_code`, `si_pid`, `si_uid`.
 pub fn sender(info: &libc::siginfo_t) -> (c_int, c_int, u32) {
-    // SAFETY: the two fields are plain integers inside a union that the kernel filled in full;
-    // reading them is sound for every si_code, and the caller believes them only for SI_USER.
+    // SAFETY: libc's siginfo_t is made of integers only, so whatever bytes lie where these two fields
+    // are, they are some number; and a reference to it means that all of it was written. For what
+    // si_code the numbers mean a sender is the caller's question (sigaction(2)).
     let (pid, uid) = unsafe { (info.si_pid(), info.si_uid()) };
     (info.si_code, pid, uid)
 }
