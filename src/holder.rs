@@ -356,8 +356,10 @@ fn names_file(record: &Record, file: FileId) -> bool {
     (record.dev, record.inode) == (file.dev, file.inode)
 }
 
-/// Whether the record can be that of who has the lock on this file. Layered file systems number a
-/// file anew when it is written first; but a run that has its command has passed all comparisons.
+/// Whether the record can be that of who has the lock on this file. Layered file systems may number a
+/// file anew when it is written first and so copied up (the kernel's
+/// Documentation/filesystems/overlayfs.rst, "Inode properties" and "Non-standard behavior"); but a
+/// run that has its command has passed all comparisons.
 fn may_describe(record: &Record, file: FileId) -> bool {
     names_file(record, file) || record.payload.is_some()
 }

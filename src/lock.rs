@@ -30,7 +30,11 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// The file at a path, symbolic links followed.
+    /// The file at a path, symbolic links followed. May wait as long as the file system does: on a
+    /// dead network mount, for ever.
+    ///
+    /// # Errors
+    /// `stat(2)` fails: there is nothing, or a directory on the way may not be searched.
     pub fn at(path: &Path) -> io::Result<Self> {
         Ok(Self::of(&rustix::fs::stat(path)?))
     }
@@ -405,7 +409,8 @@ fn open(path: &Path, access: OFlags) -> Result<File, Errno> {
     }
     let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let open = |flags| retry(|| rustix::fs::open(path, flags, Mode::empty())).map(File::from);
-    // Looking changes nothing, not even the time of the last look; only the owner may ask for that.
+    // Looking changes nothing, not even the time of the last look; only the owner may ask for that
+    // (open(2), O_NOATIME: EPERM for anybody else without CAP_FOWNER).
     match open(flags | OFlags::NOATIME) {
         Err(Errno::PERM) => open(flags),
         other => other,

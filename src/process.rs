@@ -86,7 +86,12 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// Opens a pidfd. `None`: there is no such process (or it is a thread's number).
+    /// Opens a pidfd. `None`: there is no such process (or it is a thread's number). Never waits.
+    ///
+    /// Who it is, is not said: look at the process afterwards.
+    ///
+    /// # Errors
+    /// No descriptor is left, or `pidfd_open(2)` is not there (before Linux 5.3) or not allowed.
     pub fn open(pid: Pid) -> io::Result<Option<Self>> {
         match pidfd_open(pid.raw(), PidfdFlags::empty()) {
             Ok(fd) => Ok(Some(Self { pid, fd })),

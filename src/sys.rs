@@ -17,11 +17,17 @@ use libc::{c_char, c_int, c_void};
 /// `false` means that another open file description has a lock. fs2 is called by its trait path
 /// because std's `File` has methods of its own with nearly the same names. Neither of them tries
 /// again after a signal (`EINTR`), hence the loop.
+///
+/// # Errors
+/// Every other errno of `flock(2)`: there is no locking on this file system, or no room for a lock.
 pub fn try_flock(file: &File) -> io::Result<bool> {
     retry_flock(|| fs2::FileExt::try_lock_exclusive(file))
 }
 
 /// Tries to take a shared lock. Never waits. `false`: somebody has the exclusive one.
+///
+/// # Errors
+/// As [`try_flock`].
 pub fn try_flock_shared(file: &File) -> io::Result<bool> {
     retry_flock(|| fs2::FileExt::try_lock_shared(file))
 }
@@ -46,7 +52,7 @@ pub enum Disposition {
     Ignored,
 }
 
-/// Reads how this process answers a signal now.
+/// Reads how this process answers a signal now. Never fails for a signal that there is.
 pub fn disposition(signal: c_int) -> Disposition {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a null new action makes sigaction(2) only write the old one, into memory that is
@@ -353,7 +359,10 @@ pub fn sender(info: &libc::siginfo_t) -> (c_int, c_int, u32) {
 }
 
 /// Whether a signal to the process behind this pidfd would be allowed, without sending one
-/// (kill(2): signal 0). Gone counts as allowed.
+/// (kill(2): signal 0). Gone counts as allowed. Never waits.
+///
+/// # Errors
+/// The system refuses the question itself, for example by a filter of system calls (seccomp(2)).
 pub fn test_signal(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: pidfd_send_signal(2) with signal 0, no siginfo and no flags reads and writes no
@@ -379,7 +388,10 @@ pub const DN_DELETE: c_int = 0x8;
 pub const DN_RENAME: c_int = 0x10;
 
 /// Asks for one SIGIO at the next change in this directory (fcntl(2), F_NOTIFY), of the kinds in
-/// `events` (`DN_*`). 0 cancels.
+/// `events` (`DN_*`). 0 cancels. Never waits. A mount on top is no change in it.
+///
+/// # Errors
+/// The kernel was built without it (EINVAL), or it is no directory (ENOTDIR).
 pub fn notify_directory(directory: BorrowedFd<'_>, events: c_int) -> io::Result<()> {
     // SAFETY: F_NOTIFY takes an int and touches no memory of ours; the descriptor is open.
     match unsafe { libc::fcntl(directory.as_raw_fd(), libc::F_NOTIFY, events) } {
@@ -399,6 +411,9 @@ pub fn trim_heap() {
 
 /// Makes sure that descriptors 0, 1 and 2 are open, as Rust's runtime does: where one is closed,
 /// the next file opened would get its number, and our messages would be written into it.
+///
+/// # Errors
+/// `/dev/null` cannot be opened.
 pub fn ensure_standard_streams() -> io::Result<()> {
     for fd in 0..3 {
         // SAFETY: F_GETFD reads a flag of a number that need not be an open descriptor.
