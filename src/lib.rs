@@ -13,7 +13,8 @@
 //! let file = PidFile::at(&path);
 //! let lock = match file.try_lock()? {
 //!     Attempt::Acquired(lock) => lock,
-//!     Attempt::Held(holder) => return Err(format!("already running: {holder}").into()),
+//!     Attempt::Held(holder) => return Err(format!("not started: {holder}").into()),
+//!     other => return Err(format!("not started: {other:?}").into()),
 //! };
 //! // The lock is held, and the record is written, until `lock` is dropped.
 //! # drop(lock);
@@ -23,9 +24,11 @@
 //!
 //! # What is stable
 //!
-//! [`PidFile`], [`Lock`], [`HolderInfo`], [`Attempt`], [`Wait`] and [`Error`]: no handler, no
-//! thread, no print, no exit and no global state of ours. Everything in the public modules serves
-//! the program `gateway` and may change with any release.
+//! [`PidFile`], [`Lock`], [`Watch`], [`Limits`], [`HolderInfo`], [`Attempt`], [`Wait`], [`Progress`],
+//! [`Standing`], [`Role`], [`Error`] and [`ErrorKind`]: no handler, no thread, no print, no exit and
+//! no global state of ours. What cannot be returned (a record that could not be marked ended, a fault
+//! that is tried again) goes to the [`log`] crate: who sets up no logger does not hear it. Everything
+//! in the public modules serves the program `gateway` and may change with any release.
 //!
 //! # How it is built
 //!
@@ -83,4 +86,6 @@ pub mod view;
 pub mod wait;
 
 pub use error::{Error, ErrorKind, Result};
-pub use pid_file::{Attempt, HolderInfo, Limits, Lock, PidFile, Progress, Standing, Wait, Watch};
+pub use pid_file::{
+    Attempt, HolderInfo, Limits, Lock, PidFile, Progress, Role, Standing, Wait, Watch,
+};

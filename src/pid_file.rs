@@ -1,4 +1,7 @@
 //! The lock for one's own process: the part of this crate that is stable.
+//!
+//! Everything that waits does so in `poll(2)`, never in `flock(2)`, and says for how long. A signal
+//! handler of the caller's that runs meanwhile does not end a wait: [`Limits::cancel`] does.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -12,6 +15,7 @@ use crate::acquire::{self, Outcome, Refused};
 use crate::claim::{Claim, Description, Finding};
 use crate::holder::{Holder, Sighting};
 use crate::record::{End, Reason};
+use crate::survivors::Survivor;
 use crate::takeover::{Mode, Rules};
 use crate::text::printable;
 use crate::time::Limit;
@@ -31,31 +35,32 @@ pub struct PidFile {
 #[non_exhaustive]
 pub struct Limits<'a> {
     /// The end of the whole wait. `None`: no end for [`PidFile::wait`]; for [`PidFile::replace`]
-    /// ten seconds after `kill_after`.
+    /// ten seconds after `kill_after`. One that is not longer than `kill_after` asks nobody: see
+    /// [`PidFile::replace`].
     pub timeout: Option<Duration>,
     /// How long an asked holder gets before SIGKILL. `None`: the stop budget that it recorded and
     /// five seconds, or thirty seconds where it recorded none.
     pub kill_after: Option<Duration>,
-    /// Ends the wait as soon as it is readable: an eventfd, a pipe, a socket.
+    /// Ends the wait as soon as it is readable: an eventfd, a pipe, a socket. It is not read from.
     pub cancel: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Limits<'a> {
-    /// No longer than this.
+    /// No longer than this: sets [`Limits::timeout`].
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// An asked holder is killed after this.
+    /// An asked holder is killed after this: sets [`Limits::kill_after`].
     #[must_use]
     pub fn kill_after(mut self, kill_after: Duration) -> Self {
         self.kill_after = Some(kill_after);
         self
     }
 
-    /// The wait ends when this is readable.
+    /// The wait ends when this is readable: sets [`Limits::cancel`].
     #[must_use]
     pub fn cancel(mut self, cancel: BorrowedFd<'a>) -> Self {
         self.cancel = Some(cancel);
@@ -75,10 +80,12 @@ impl<'a> Limits<'a> {
 /// The answer of [`PidFile::try_lock`].
 #[derive(Debug)]
 #[must_use = "the lock is held only as long as it is kept"]
+#[non_exhaustive]
 pub enum Attempt {
     /// It is ours.
     Acquired(Lock),
-    /// Somebody else has it.
+    /// Somebody else has it; or nobody has, but what a crashed run left cannot be ended:
+    /// [`HolderInfo::role`] tells which.
     Held(HolderInfo),
 }
 
@@ -89,13 +96,26 @@ pub enum Attempt {
 pub enum Wait {
     /// It is ours.
     Acquired(Lock),
-    /// The time is over, or the holder cannot be asked, or will not have stopped in time.
+    /// The time is over, or the holder cannot be asked, or will not have stopped in time; or what a
+    /// crashed run left cannot be ended. [`HolderInfo::role`] tells who is named.
     Refused(HolderInfo),
     /// The descriptor that cancels was readable. A holder that was asked will stop all the same.
     Cancelled,
 }
 
-/// Who has the lock, as far as it is known: a label, not a thing to signal.
+/// What somebody has to do with the lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Role {
+    /// It has the lock.
+    Holder,
+    /// A crashed run left it, and it cannot be ended: in time, or at all, because it is an ancestor of
+    /// this process. Nobody has the lock, but what it protects is not alone.
+    Survivor,
+}
+
+/// Who is in the way, as far as it is known: a label, not a thing to signal. By the time it is read,
+/// the process may be gone, and its number another's.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct HolderInfo {
@@ -105,16 +125,23 @@ pub struct HolderInfo {
     pub argv: Vec<OsString>,
     /// Whether it was proven to be the holder that the pid file names.
     pub proven: bool,
+    /// What it has to do with the lock.
+    pub role: Role,
     /// The pid file.
     pub path: PathBuf,
 }
 
 impl fmt::Display for HolderInfo {
-    /// `held by pid 4925 (sleep 600), /run/demo/gateway.pid`
+    /// `held by pid 4925 (sleep 600), /run/demo/gateway.pid`, or
+    /// `left of a crashed run, and cannot be ended: pid 4930 (sleep 600), /run/demo/gateway.pid`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.role {
+            Role::Holder => "held by ",
+            Role::Survivor => "left of a crashed run, and cannot be ended: ",
+        })?;
         match self.pid {
-            Some(pid) => write!(f, "held by pid {pid}")?,
-            None => f.write_str("held by a process that cannot be seen from here")?,
+            Some(pid) => write!(f, "pid {pid}")?,
+            None => f.write_str("a process that cannot be seen from here")?,
         }
         if !self.argv.is_empty() {
             let words: Vec<String> = self.argv.iter().map(|word| printable(word)).collect();
@@ -136,6 +163,19 @@ impl HolderInfo {
             pid,
             argv,
             proven,
+            role: Role::Holder,
+            path: path.to_path_buf(),
+        }
+    }
+
+    /// The first of those that are left: it is named, the others are its like.
+    fn of_survivor(left: &[Survivor], path: &Path) -> Self {
+        let first = left.first();
+        Self {
+            pid: first.map(|survivor| survivor.pid().get()),
+            argv: first.map(Survivor::command).unwrap_or_default(),
+            proven: false,
+            role: Role::Survivor,
             path: path.to_path_buf(),
         }
     }
@@ -169,17 +209,23 @@ impl PidFile {
 
     /// Takes the lock if it is free, and writes the record.
     ///
-    /// Does not wait for a proven holder. Where somebody has the lock who is not proven (a probe
-    /// by another program, a start in progress) it tries again for 200 ms, and up to 15 s for a
-    /// gateway that is just starting; after a crash it ends what the crashed run left, within 15 s.
+    /// Does not wait for a proven holder. Where somebody has the lock who is not proven (a probe by
+    /// another program, another `Lock` of this process) it tries again for 200 ms, and for up to 15 s
+    /// behind a gateway that is just starting or letting go.
+    ///
+    /// After a crash it first ends what the crashed run left: SIGTERM, after five seconds SIGKILL, for
+    /// up to 15 s. Those are processes that the pid file names, or that carry its run id or path in
+    /// their environment, and what descends from them.
     ///
     /// # Errors
     /// The file or its directory cannot be made, opened, locked or written; it is not a regular
     /// file, is executable, or larger than 64 KiB; `/proc` is missing. Nothing is held then.
     ///
     /// # What is not promised
-    /// That another *thread* of this process is refused: it is, by the lock, but a second `Lock`
-    /// in one process is named as held by somebody who cannot be proven.
+    /// A second `Lock` in one process is refused by the kernel like any other, but nobody proves
+    /// anything of himself: it is told, after the 200 ms, as held by a process that is not proven.
+    ///
+    /// That the answer is still true when it is read: who has the lock may let go at any moment.
     pub fn try_lock(&self) -> Result<Attempt> {
         Ok(
             match self.acquire(Rules::of(Mode::Plain), &mut Uninterrupted, &mut |_| {})? {
@@ -192,21 +238,41 @@ impl PidFile {
 
     /// Waits for the lock, without asking anybody to leave, and writes the record.
     ///
-    /// Waits as `limits` say, in `poll(2)`, never in `flock(2)`.
+    /// Waits as `limits` say, without end where they say nothing: for another `Lock` of this very
+    /// process, too. What a crashed run left is ended as [`PidFile::try_lock`] does it, until the
+    /// deadline.
     ///
     /// # Errors
     /// As [`PidFile::try_lock`].
+    ///
+    /// # What is not promised
+    /// That whoever waits first gets the lock first.
     pub fn wait(&self, limits: Limits<'_>) -> Result<Wait> {
         self.seek(Mode::Wait, limits, &mut |_| {})
     }
 
     /// Takes over: asks the holder to leave, waits for the lock, and writes the record.
     ///
-    /// Only a holder that the record names, and that is proven to have this very file locked, is
-    /// sent SIGTERM through a pidfd, and SIGKILL where `limits` say so. Nobody else is signalled.
+    /// Of those who have the lock, only a holder that the record names, and that is proven to have
+    /// this very file locked, is sent SIGTERM through a pidfd, SIGCONT where it is stopped, and
+    /// SIGKILL where `limits` say so; whoever else has the lock is waited for. Beside the holder, what
+    /// a crashed run left is ended as [`PidFile::try_lock`] does it.
+    ///
+    /// Waits as `limits` say. A wait that would end before the holder's time to stop does harms
+    /// somebody for nothing, so it is refused at once and nobody is asked. That time is `kill_after`;
+    /// where that is not given, the stop budget that the holder recorded and five seconds; and thirty
+    /// seconds for who recorded none, as every [`Lock`]. So a `timeout` of thirty seconds or less,
+    /// without a shorter `kill_after`, never replaces a [`Lock`].
+    ///
+    /// `step` is told what happens, in this thread; while it runs, nothing is done.
     ///
     /// # Errors
-    /// As [`PidFile::try_lock`]; and when the system refuses what proof needs.
+    /// As [`PidFile::try_lock`]; and when the system refuses what proof needs. A fault that comes after
+    /// the holder was asked is logged and tried again until the deadline.
+    ///
+    /// # What is not promised
+    /// That who was asked comes back if this does not get the lock: one that has heard SIGTERM stops,
+    /// also after [`Wait::Cancelled`], [`Wait::Refused`] or an error.
     pub fn replace(&self, limits: Limits<'_>, mut step: impl FnMut(Progress)) -> Result<Wait> {
         self.seek(Mode::Replace, limits, &mut step)
     }
@@ -237,15 +303,9 @@ impl PidFile {
                 Outcome::Refused(Refused::By { who, .. }) => {
                     Wait::Refused(HolderInfo::of(&who, &path))
                 }
-                Outcome::Refused(Refused::Survivors { left, .. }) => Wait::Refused(HolderInfo {
-                    pid: left.first().map(|survivor| survivor.pid().get()),
-                    argv: left
-                        .first()
-                        .map(crate::survivors::Survivor::command)
-                        .unwrap_or_default(),
-                    proven: false,
-                    path,
-                }),
+                Outcome::Refused(Refused::Survivors { left, .. }) => {
+                    Wait::Refused(HolderInfo::of_survivor(&left, &path))
+                }
                 Outcome::Interrupted { .. } => Wait::Cancelled,
             },
         )
@@ -257,6 +317,7 @@ fn translate(progress: &acquire::Progress<'_>, path: &Path) -> Progress {
         pid: Some(holder.pid().get()),
         argv: holder.command(),
         proven: true,
+        role: Role::Holder,
         path: path.to_path_buf(),
     };
     match progress {
@@ -269,9 +330,18 @@ fn translate(progress: &acquire::Progress<'_>, path: &Path) -> Progress {
 
 /// The lock, held until this is dropped.
 ///
-/// The descriptor is close-on-exec: no child keeps the lock. When the process dies, however it
-/// dies, the kernel releases it. Dropping marks the record ended; a failure to do so is logged, and
-/// [`Lock::close`] tells of it.
+/// The descriptor is close-on-exec: no program that this process starts keeps the lock. A child that
+/// was forked and becomes no program (fork(2) alone) has it, too: the lock then lasts until that child
+/// is gone or has closed it, whatever became of this process, and the child must not drop its copy of
+/// this value, because that marks the record ended.
+///
+/// When the process dies, however it dies, the kernel releases the lock. Dropping marks the record
+/// ended, does not wait, and logs a failure to do so; [`Lock::close`] tells of it.
+///
+/// **Who holds can be asked to go.** The record names this process, so a takeover
+/// (`gateway run --replace`, `gateway stop`, [`PidFile::replace`]) by anybody who may signal it sends
+/// it SIGTERM, and SIGKILL thirty seconds later. A program that has something to finish handles
+/// SIGTERM, and drops this value at the end.
 ///
 /// Somebody may remove or replace the file behind the lock: the name is then free for another one.
 /// [`Lock::watch`] and [`Lock::check`] put the claim back. Who does not use them goes without: a
@@ -315,10 +385,16 @@ impl Lock {
         self.claim().record().generation
     }
 
-    /// Looks at the name and the record, and puts both back. Never waits.
+    /// Looks at the name and the record, and puts both back. Never waits. A record that is overwritten
+    /// all the time is written again once in ten seconds, and is [`Standing::Contested`] in between.
     ///
     /// # Errors
-    /// The path or the record cannot be looked at.
+    /// The path or the record cannot be looked at, or the record cannot be written again. The lock is
+    /// held all the same, and the next check tries once more.
+    ///
+    /// # What is not promised
+    /// That the name is still ours when this returns. After [`Standing::Lost`] the lock on the earlier
+    /// file is held as before, but protects nothing any more.
     pub fn check(&mut self) -> Result<Standing> {
         let claim = self.claim.as_mut().expect("only close and drop take it");
         Ok(match claim.check()? {
@@ -339,12 +415,13 @@ impl Lock {
     /// longer to tell those who wait for its end.
     ///
     /// # Errors
-    /// There are no descriptors or watches left (`inotify_init1(2)`, `inotify_add_watch(2)`).
+    /// There are no descriptors or watches left (`inotify_init1(2)`, `inotify_add_watch(2)`), or the
+    /// file's directory may not be read or is gone: check, and try again.
     pub fn watch(&self) -> Result<Watch> {
         Watch::on(self.path())
     }
 
-    /// Marks the record ended, and lets go. Dropping does the same, and logs what fails.
+    /// Marks the record ended, and lets go. Never waits. Dropping does the same, and logs what fails.
     ///
     /// # Errors
     /// The record cannot be written: the lock is let go all the same, and the next start takes
@@ -366,7 +443,8 @@ impl Drop for Lock {
     }
 }
 
-/// Tells when the name of a held pid file may have changed.
+/// Tells when the name of a held pid file may have changed: poll it, by its descriptor. It outlives
+/// the [`Lock`], and does not keep it.
 #[derive(Debug)]
 pub struct Watch {
     inotify: OwnedFd,

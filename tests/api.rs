@@ -10,15 +10,20 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gateway_lock::{
-    Attempt, Error, ErrorKind, HolderInfo, Limits, Lock, PidFile, Progress, Standing, Wait, Watch,
+    Attempt, Error, ErrorKind, HolderInfo, Limits, Lock, PidFile, Progress, Role, Standing, Wait,
+    Watch,
 };
-use harness::{End, Locker, Payload, Process, Record, SOON, Scene, Signal, lockers, wait_until};
+use harness::{
+    End, Locker, Payload, Process, Record, SOON, Scene, Signal, exists, lockers, stat_field,
+    wait_until,
+};
 
 #[track_caller]
 fn acquired(attempt: Attempt) -> Lock {
     match attempt {
         Attempt::Acquired(lock) => lock,
         Attempt::Held(holder) => panic!("{holder}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -27,6 +32,7 @@ fn held(attempt: Attempt) -> HolderInfo {
     match attempt {
         Attempt::Held(holder) => holder,
         Attempt::Acquired(_) => panic!("two hold the lock"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -129,7 +135,10 @@ fn a_holder_is_told_with_pid_command_and_path() {
     let gateway = scene.hold();
     let holder = held(file(&scene).try_lock().unwrap());
     assert_eq!((holder.pid, holder.proven), (pid_of(&gateway), true));
-    assert_eq!(holder.path, scene.pid_file());
+    assert_eq!(
+        (&holder.path, holder.role),
+        (&scene.pid_file(), Role::Holder)
+    );
     let told = holder.to_string();
     let begin = format!("held by pid {} (", gateway.pid());
     let end = format!("), {}", scene.pid_file().display());
@@ -426,6 +435,68 @@ fn a_holder_by_the_library_is_asked_with_sigterm_and_its_end_frees_the_lock() {
     let lock = taken(file(&scene).replace(Limits::default(), |_| {}).unwrap());
     assert_eq!(other.end(), End::of(Signal::TERM));
     drop(lock);
+}
+
+#[test]
+fn what_a_crash_left_and_cannot_be_ended_is_not_called_the_holder() {
+    let name = "what_a_crash_left_and_cannot_be_ended_is_not_called_the_holder";
+    if let Some(path) = part() {
+        return behind_an_ancestor(&path);
+    }
+    let scene = Scene::new();
+    let mut gateway = scene.hold();
+    let payload = scene.record().payload_pid();
+    gateway.crash();
+    wait_until("the kernel has ended its command", SOON, || {
+        !exists(payload)
+    });
+    // Between this test and its part, so that a fault ends nobody but this shell.
+    let part = myself(&scene, name, &scene.pid_file());
+    let mut shell = scene.command("sh");
+    shell.args(["-c", "\"$@\"; exit $?", "sh"]);
+    shell.arg(part.get_program()).args(part.get_args());
+    shell.env(PART, scene.pid_file());
+    scene.finish_command(shell).assert_code(0);
+}
+
+/// Writes into the crashed record that our parent was its command.
+fn behind_an_ancestor(path: &Path) {
+    let parent = std::os::unix::process::parent_id();
+    let start_time: u64 = stat_field(parent, 22).unwrap().parse().unwrap();
+    let mut record = Record::read(&std::fs::read(path).unwrap()).unwrap();
+    record.json["payload"]["pid"] = parent.into();
+    record.json["payload"]["start_time"] = start_time.into();
+    std::fs::write(path, format!("{}\n{}\n", record.first_line, record.json)).unwrap();
+    let left = held(PidFile::at(path).try_lock().unwrap());
+    assert_eq!((left.role, left.proven), (Role::Survivor, false));
+    let told = left.to_string();
+    let begin = format!("left of a crashed run, and cannot be ended: pid {parent} (sh ");
+    let end = format!("), {}", path.display());
+    assert!(told.starts_with(&begin) && told.ends_with(&end), "{told}");
+}
+
+#[test]
+fn a_timeout_that_is_no_longer_than_thirty_seconds_never_asks_a_lock() {
+    let name = "a_timeout_that_is_no_longer_than_thirty_seconds_never_asks_a_lock";
+    if let Some(path) = part() {
+        let _lock = acquired(PidFile::at(path).try_lock().unwrap());
+        std::thread::sleep(LONG);
+        unreachable!("nobody ended this");
+    }
+    let scene = Scene::new();
+    let mut other = scene.spawn(myself(&scene, name, &scene.pid_file()));
+    let pid = other.pid();
+    scene.wait_for_record("it holds", |record: &Record| record.pid() == pid);
+    let began = Instant::now();
+    let limits = Limits::default().timeout(Duration::from_secs(30));
+    let holder = refused(
+        file(&scene)
+            .replace(limits, |step| panic!("{step:?}"))
+            .unwrap(),
+    );
+    assert_eq!((holder.pid, holder.proven), (pid_of(&other), true));
+    assert!(began.elapsed() < SOON && other.is_running());
+    other.crash();
 }
 
 /// Signals that have a handler, signals that are ignored, and how many threads there are.
