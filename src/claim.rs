@@ -175,6 +175,8 @@ pub enum Contest {
     Locked(Option<Pid>),
     /// What is at the path cannot be opened or written.
     Unusable(Error),
+    /// It is our own file, and our own record cannot be written into it.
+    OwnWrite(Error),
 }
 
 /// A writer that overwrites the record all the time is answered no more often than this.
@@ -185,7 +187,10 @@ const REWRITE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Claim {
     current: Locked,
     earlier: Vec<Locked>,
+    /// As it was written last.
     record: Box<Record>,
+    /// What could not be written: the file may hold half of it, and nobody else is to blame for that.
+    unwritten: Option<Box<Record>>,
     rewritten: Option<Instant>,
 }
 
@@ -202,11 +207,12 @@ impl Claim {
             current: locked,
             earlier: Vec::new(),
             record: Box::new(record),
+            unwritten: None,
             rewritten: None,
         })
     }
 
-    /// The record as it stands.
+    /// The record as it was written last.
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.record
@@ -245,10 +251,28 @@ impl Claim {
     /// Adds the running command to the record.
     ///
     /// # Errors
-    /// The record cannot be written; it then stays as it was.
+    /// The record cannot be written; it then stays as it was, and [`Claim::check`] tries again.
     pub fn set_payload(&mut self, payload: Payload) -> Result<()> {
-        self.record.payload = Some(payload);
-        self.current.write(&self.record.encode())
+        let mut record = self.wanted();
+        record.payload = Some(payload);
+        self.write(record)
+    }
+
+    /// What should be in the file.
+    fn wanted(&self) -> Box<Record> {
+        self.unwritten.as_ref().unwrap_or(&self.record).clone()
+    }
+
+    fn write(&mut self, record: Box<Record>) -> Result<()> {
+        let written = self.current.write(&record.encode());
+        match written {
+            Ok(()) => {
+                self.record = record;
+                self.unwritten = None;
+            }
+            Err(_) => self.unwritten = Some(record),
+        }
+        written
     }
 
     /// Lets the lock be inherited by what this process becomes.
@@ -265,20 +289,21 @@ impl Claim {
     ///
     /// # Errors
     /// The record cannot be written: the lock is let go all the same.
-    pub fn end(mut self, end: End) -> Result<()> {
-        self.record.end = Some(end);
+    pub fn end(self, end: End) -> Result<()> {
+        let mut record = self.wanted();
+        record.end = Some(end);
         for earlier in &self.earlier {
-            let mut record = self.record.clone();
+            let mut record = record.clone();
             (record.dev, record.inode) = (earlier.id().dev, earlier.id().inode);
             let _ = earlier.write(&record.encode());
         }
-        self.current.write(&self.record.encode())
+        self.current.write(&record.encode())
     }
 
     /// Looks at the name, and puts the claim back where it is gone. Never waits.
     ///
     /// # Errors
-    /// The path or the record cannot be looked at.
+    /// The path or the record cannot be looked at. That it cannot be written is a finding.
     pub fn check(&mut self) -> Result<Finding> {
         match self.current.at_path()? {
             AtPath::Same => self.check_record(),
@@ -287,8 +312,10 @@ impl Claim {
     }
 
     fn check_record(&mut self) -> Result<Finding> {
-        let expected = self.record.encode();
-        if self.current.bytes()? == expected {
+        if let Some(record) = self.unwritten.take() {
+            return Ok(self.written(record, Finding::Intact));
+        }
+        if self.current.bytes()? == self.record.encode() {
             return Ok(Finding::Intact);
         }
         if self
@@ -297,9 +324,15 @@ impl Claim {
         {
             return Ok(Finding::Overwritten);
         }
-        self.current.write(&expected)?;
         self.rewritten = Some(Instant::now());
-        Ok(Finding::Rewritten)
+        Ok(self.written(self.record.clone(), Finding::Rewritten))
+    }
+
+    fn written(&mut self, record: Box<Record>, finding: Finding) -> Finding {
+        match self.write(record) {
+            Ok(()) => finding,
+            Err(error) => Finding::Contested(Contest::OwnWrite(error)),
+        }
     }
 
     fn put_back(&mut self) -> Finding {
@@ -335,9 +368,11 @@ impl Claim {
         {
             return Finding::Lost(Box::new(newer.clone()));
         }
-        (self.record.dev, self.record.inode) = (locked.id().dev, locked.id().inode);
-        match locked.write(&self.record.encode()) {
+        let mut record = self.wanted();
+        (record.dev, record.inode) = (locked.id().dev, locked.id().inode);
+        match locked.write(&record.encode()) {
             Ok(()) => {
+                (self.record, self.unwritten) = (record, None);
                 self.earlier
                     .push(std::mem::replace(&mut self.current, locked));
                 // What has no name any more cannot come back: its descriptor need not be kept.
@@ -521,6 +556,71 @@ mod tests {
         };
         claim.set_payload(payload.clone()).unwrap();
         assert_eq!(on_disk(&path).payload, Some(payload));
+    }
+
+    /// Takes the lock of the claim's file once more, by another way of opening it.
+    fn opened_anew(claim: &mut Claim, open: impl Fn(&Path) -> OpenFile) {
+        let path = claim.path().to_path_buf();
+        let room = tempfile::tempdir().unwrap();
+        claim.current = staked(&room.path().join("other.pid")).current;
+        for _ in 0..1000 {
+            if let Ok(Try::Locked(locked)) = open(&path).try_lock() {
+                claim.current = locked;
+                return;
+            }
+            // A child that another test starts has the descriptor until it becomes its program.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        panic!("somebody has {}", path.display());
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_stays_is_tried_again_and_nobody_is_blamed() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let mut claim = staked(&path);
+        let before = claim.record().clone();
+        // Not open for writing: every write fails, whoever runs this.
+        opened_anew(&mut claim, |path| {
+            OpenFile::open_existing(path).unwrap().unwrap()
+        });
+        let payload = Payload {
+            pid: Pid::this(),
+            start_time: 7,
+            argv: Vec::new(),
+        };
+        claim.set_payload(payload.clone()).unwrap_err();
+        assert_eq!((claim.record(), &on_disk(&path)), (&before, &before));
+        for _ in 0..2 {
+            let found = claim.check().unwrap();
+            assert!(
+                matches!(found, Finding::Contested(Contest::OwnWrite(_))),
+                "{found:?}"
+            );
+        }
+        opened_anew(&mut claim, |path| OpenFile::open_or_create(path).unwrap());
+        assert!(matches!(claim.check().unwrap(), Finding::Intact));
+        assert_eq!(on_disk(&path).payload, Some(payload));
+        assert_eq!(on_disk(&path), *claim.record());
+    }
+
+    #[test]
+    fn an_overwritten_record_that_cannot_be_written_again_is_our_own_trouble() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let mut claim = staked(&path);
+        opened_anew(&mut claim, |path| {
+            OpenFile::open_existing(path).unwrap().unwrap()
+        });
+        std::fs::write(&path, "junk").unwrap();
+        let found = claim.check().unwrap();
+        assert!(
+            matches!(found, Finding::Contested(Contest::OwnWrite(_))),
+            "{found:?}"
+        );
+        opened_anew(&mut claim, |path| OpenFile::open_or_create(path).unwrap());
+        assert!(matches!(claim.check().unwrap(), Finding::Intact));
+        assert_eq!(on_disk(&path), *claim.record());
     }
 
     #[test]

@@ -360,7 +360,7 @@ pub enum Standing {
     Held,
     /// The file had been removed, replaced or overwritten; the claim is put back.
     PutBack,
-    /// The claim cannot be put back now: check again soon.
+    /// The claim cannot be put back, or the record not be written again, now: check again soon.
     Contested,
     /// Another holder has the name by now: stop what the lock protects.
     Lost,
@@ -389,8 +389,7 @@ impl Lock {
     /// all the time is written again once in ten seconds, and is [`Standing::Contested`] in between.
     ///
     /// # Errors
-    /// The path or the record cannot be looked at, or the record cannot be written again. The lock is
-    /// held all the same, and the next check tries once more.
+    /// The path or the record cannot be looked at. The lock is held all the same.
     ///
     /// # What is not promised
     /// That the name is still ours when this returns. After [`Standing::Lost`] the lock on the earlier

@@ -1,8 +1,10 @@
 //! What happens, told to people: while the lock is sought, and while COMMAND runs.
 
 use std::collections::HashSet;
+use std::error::Error as _;
 use std::time::{Duration, Instant};
 
+use gateway_lock::Error;
 use gateway_lock::acquire::{self, Progress};
 use gateway_lock::claim::{Contest, Finding};
 use gateway_lock::process::{Pid, Stat};
@@ -202,11 +204,25 @@ fn tell_finding(voice: &Voice, path: &str, finding: &Finding) {
         Finding::Contested(Contest::Unusable(error)) => {
             voice.fault(&format!("somebody removed or replaced {path}, and it cannot be put back yet: {error}"));
         }
+        Finding::Contested(Contest::OwnWrite(error)) => {
+            voice.fault(&format!("cannot write the record of {path}: {}; trying again", cause(error)));
+        }
         Finding::Lost(theirs) => voice.fault(&format!(
             "{path} was taken by {}; stopping, and ending with {LOST}",
             words::process(theirs.pid, &words::words(theirs.command()))
         )),
         Finding::Intact | Finding::Overwritten => {}
+    }
+}
+
+/// Why, without what was tried: `No space left on device (os error 28); make room on that file system`
+fn cause(error: &Error) -> String {
+    let cause = error
+        .source()
+        .map_or_else(|| error.to_string(), ToString::to_string);
+    match error.advice() {
+        Some(advice) => format!("{cause}; {advice}"),
+        None => cause,
     }
 }
 
