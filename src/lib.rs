@@ -33,13 +33,21 @@
 //! # How it is built
 //!
 //! ```text
-//! pid_file -> acquire, stop -> takeover (pure), view, survivors, claim -> holder -> lock
-//! supervise -> payload, bell, claim, signals                            -> record, user
-//! place, notify                                                         -> process, wait -> sys
+//! pid_file, stop, supervise
+//! acquire, payload
+//! claim, survivors, view
+//! bell, holder
+//! lock, place
+//! directory
+//! unusable
+//! kernel_locks, record, signals
+//! notify, process, takeover, user
+//! procfs, signal, sys, text, time, variables, wait
 //! ```
 //!
-//! A module owns a noun, and imports point one way. The protocol is a pure decision ([`takeover`])
-//! and a driver ([`acquire`]). [`sys`] alone has unsafe code.
+//! A module owns a noun, and names only modules of lines below its own; any may name `error`, which
+//! names `text`. The protocol is a pure decision ([`takeover`]) and a driver ([`acquire`]). [`sys`]
+//! alone has unsafe code.
 //!
 //! # Limitations
 //!
@@ -89,3 +97,59 @@ pub use error::{Error, ErrorKind, Result};
 pub use pid_file::{
     Attempt, HolderInfo, Limits, Lock, PidFile, Progress, Role, Standing, Wait, Watch,
 };
+
+#[cfg(test)]
+mod tests {
+    /// The lines of the diagram above, the lowest first.
+    fn layers() -> Vec<Vec<&'static str>> {
+        let (_, rest) = include_str!("lib.rs").split_once("```text\n").unwrap();
+        let (diagram, _) = rest.split_once("//! ```").unwrap();
+        let modules = |line: &'static str| line["//! ".len()..].split(", ").collect();
+        diagram.lines().rev().map(modules).collect()
+    }
+
+    /// The words that stand where a source names modules: `crate::word`, `crate::{word, word}`.
+    fn named(source: &str) -> Vec<String> {
+        let code = source.split("#[cfg(test)]").next().unwrap();
+        let code = code
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.starts_with("//"))
+            .collect::<String>();
+        let mut words = Vec::new();
+        for rest in code.split("crate::").skip(1) {
+            let list = match rest.strip_prefix('{') {
+                Some(list) => list.split('}').next(),
+                None => rest
+                    .split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next(),
+            };
+            words.extend(list.unwrap().split(',').map(|word| word.trim().to_owned()));
+        }
+        words
+    }
+
+    #[test]
+    fn imports_point_down_as_the_diagram_says() {
+        let layers = layers();
+        let layer = |name: &str| layers.iter().position(|layer| layer.contains(&name));
+        let mut seen = 0;
+        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap() {
+            let path = entry.unwrap().path();
+            let module = path.file_stem().unwrap().to_str().unwrap();
+            if path.is_dir() || ["lib", "error"].contains(&module) {
+                continue;
+            }
+            let own = layer(module).unwrap_or_else(|| panic!("{module} is not in the diagram"));
+            let source = std::fs::read_to_string(&path).unwrap();
+            for below in named(&source).iter().filter(|name| *name != module) {
+                let allowed = layer(below).is_none_or(|theirs| theirs < own);
+                assert!(allowed, "{module} names {below}, which is not below it");
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, layers.iter().flatten().count(), "each once");
+        let found = named("use crate::{\n    Error, holder\n};\n// crate::no\ncrate::lock::x();");
+        assert_eq!(found, ["Error", "holder", "lock"]);
+    }
+}
