@@ -17,6 +17,7 @@ use crate::directory::create_directories;
 pub use crate::directory::is_on_the_network;
 use crate::procfs::PROC_NEEDED;
 use crate::record::{Contents, MAX_SIZE};
+use crate::text::printable;
 use crate::unusable::{ANOTHER_PATH, MAKE_ROOM, explain, refuse_unlikely};
 use crate::{Error, Result, sys};
 
@@ -458,7 +459,7 @@ fn canonical_path(fd: BorrowedFd<'_>, typed: &Path, removed: bool) -> Result<Pat
         std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|error| {
             Error::system(format!(
                 "cannot read /proc/self/fd, to find the real path of {}",
-                typed.display()
+                printable(typed.as_os_str())
             ))
             .because(error)
             .advise(PROC_NEEDED)

@@ -452,7 +452,7 @@ pub struct Watch {
 impl Watch {
     fn on(path: &Path) -> Result<Self> {
         let cannot = |error: rustix::io::Errno| {
-            Error::system(format!("cannot watch {}", path.display())).because(error)
+            Error::system(format!("cannot watch {}", printable(path.as_os_str()))).because(error)
         };
         let inotify =
             inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(cannot)?;

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::directory::SYSTEM_PLACE;
+use crate::text::printable;
 use crate::user::passwd_of;
 use crate::{Error, ErrorKind, Result, variables};
 
@@ -145,9 +146,15 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     if path.as_os_str().as_bytes().ends_with(b"/") {
         return Err(Error::new(
             ErrorKind::PidFile,
-            format!("{} names a directory, not a pid file", path.display()),
+            format!(
+                "{} names a directory, not a pid file",
+                printable(path.as_os_str())
+            ),
         )
-        .advise(format!("did you mean {}?", path.join(FILE_NAME).display())));
+        .advise(format!(
+            "did you mean {}?",
+            printable(path.join(FILE_NAME).as_os_str())
+        )));
     }
     std::path::absolute(path)
         .map_err(|error| Error::pid_file("cannot make absolute:", path).because(error))
@@ -158,7 +165,7 @@ fn from_variable(variable: &str, value: &OsStr) -> Result<PathBuf> {
     if path.is_absolute() {
         return Ok(path);
     }
-    let value = crate::text::printable(value);
+    let value = printable(value);
     Err(Error::new(
         ErrorKind::PidFile,
         format!("{variable} is not an absolute path: {value:?}"),
