@@ -15,9 +15,9 @@ use std::io;
 use std::os::unix::fs::DirEntryExt;
 use std::time::{Duration, Instant};
 
+use crate::marks;
 use crate::process::{self, Environ, Family, Pid, Stat};
 use crate::record::Record;
-use crate::survivors;
 
 /// Somebody so young may be about to become another program, with another environment.
 const YOUNG: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ fn mark(stat: &Stat, record: &Record) -> io::Result<Mark> {
         return Ok(Mark::None);
     }
     let environ = Environ::look(stat.pid)?.unwrap_or_default();
-    Ok(if survivors::names_run_or_file(&environ, record) {
+    Ok(if marks::names_run_or_file(&environ, record) {
         Mark::Some
     } else if environ.is_empty() {
         Mark::Unclear
@@ -132,6 +132,7 @@ fn mark(stat: &Stat, record: &Record) -> io::Result<Mark> {
 mod tests {
     use super::*;
     use crate::record::tests::example;
+    use crate::variables::{PID_FILE, RUN_ID};
     use std::process::{Child, Command};
 
     struct Ended(Child);
@@ -152,12 +153,18 @@ mod tests {
     fn sleeper(marks: &[(&str, &str)]) -> Ended {
         let mut command = Command::new("sleep");
         let child = command.arg("60").env_clear().env("A", "b");
-        let child = Ended(child.envs(marks.iter().copied()).spawn().unwrap());
+        Ended(child.envs(marks.iter().copied()).spawn().unwrap())
+    }
+
+    /// Waits until they are what they will be, and no longer young.
+    fn grow(sleepers: &[&Ended]) {
         let executed = |pid| Environ::look(pid).unwrap().unwrap().get("A") == Some(b"b");
-        while !executed(child.pid()) || process::age(&Stat::of(child.pid()).unwrap()) < YOUNG {
-            std::thread::sleep(Duration::from_millis(5));
+        let is_young = |pid| process::age(&Stat::of(pid).unwrap()) < YOUNG;
+        for pid in sleepers.iter().map(|sleeper| sleeper.pid()) {
+            while !executed(pid) || is_young(pid) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
-        child
     }
 
     fn others(bystanders: &mut Bystanders) -> Vec<Pid> {
@@ -171,11 +178,9 @@ mod tests {
         let ids = format!("outer:{}", record.run_id);
         let path = record.path().to_str().unwrap().to_owned();
         let (plain, holder) = (sleeper(&[]), sleeper(&[]));
-        let another = sleeper(&[(survivors::RUN_ID, "x"), (survivors::PID_FILE, "/y")]);
-        let marked = [
-            sleeper(&[(survivors::RUN_ID, &ids)]),
-            sleeper(&[(survivors::PID_FILE, &path)]),
-        ];
+        let another = sleeper(&[(RUN_ID, "x"), (PID_FILE, "/y")]);
+        let marked = [sleeper(&[(RUN_ID, &ids)]), sleeper(&[(PID_FILE, &path)])];
+        grow(&[&plain, &holder, &another, &marked[0], &marked[1]]);
         let mut bystanders = Bystanders::unknown();
         let before = others(&mut bystanders);
         assert!(before.contains(&plain.pid()) && before.contains(&another.pid()));
@@ -187,21 +192,22 @@ mod tests {
 
     #[test]
     fn children_of_the_holder_are_not_noted_whatever_their_environment() {
-        let child = sleeper(&[]);
+        let (child, stranger) = (sleeper(&[]), sleeper(&[]));
+        grow(&[&child, &stranger]);
         let mut bystanders = Bystanders::unknown();
         bystanders.note(Pid::this(), &example());
         assert!(others(&mut bystanders).contains(&child.pid()));
         // Behind another holder the same child is nobody's.
-        let stranger = sleeper(&[]);
         bystanders.note(stranger.pid(), &example());
         assert!(!others(&mut bystanders).contains(&child.pid()));
     }
 
     #[test]
     fn a_number_that_is_handed_on_is_somebody_else() {
-        let child = sleeper(&[]);
+        let (child, holder) = (sleeper(&[]), sleeper(&[]));
+        grow(&[&child, &holder]);
         let mut bystanders = Bystanders::unknown();
-        bystanders.note(sleeper(&[]).pid(), &example());
+        bystanders.note(holder.pid(), &example());
         assert!(!others(&mut bystanders).contains(&child.pid()));
         let inode = bystanders.known[&child.pid()];
         bystanders.known.insert(child.pid(), inode + 1);

@@ -37,8 +37,8 @@
 //! acquire, payload
 //! claim, survivors, view
 //! bell, holder
-//! lock, place
-//! directory
+//! bystanders, lock, place
+//! directory, marks
 //! unusable
 //! kernel_locks, record, signals
 //! notify, process, takeover, user
@@ -70,6 +70,7 @@ mod error;
 pub mod holder;
 mod kernel_locks;
 pub mod lock;
+pub mod marks;
 pub mod notify;
 pub mod payload;
 mod pid_file;

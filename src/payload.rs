@@ -3,16 +3,16 @@
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD};
 
+use crate::marks;
 use crate::process::{self, Family, Pid, Pinned, Stat};
 use crate::record::Record;
 use crate::signal::Signal;
 use crate::signals::Signals;
-use crate::survivors;
 use crate::sys::{self, Image, Upbringing};
 use crate::text::printable;
 use crate::{Error, ErrorKind, Result, variables};
@@ -156,12 +156,7 @@ pub struct Surroundings<'a> {
 fn image(command: &Command, around: Surroundings<'_>) -> Result<Image> {
     let record = around.record;
     let outer = std::env::var_os(variables::RUN_ID);
-    let ours: [(&str, OsString); 4] = [
-        (variables::PID_FILE, record.path.0.clone()),
-        (variables::PID, record.pid.to_string().into()),
-        (variables::RUN_ID, run_ids(outer, &record.run_id)),
-        (variables::GENERATION, record.generation.to_string().into()),
-    ];
+    let ours = marks::of_run(record, outer);
     // WATCHDOG_PID is ours; without it the watchdog is for whoever asks (sd_watchdog_enabled(3)).
     let hidden = if around.may_notify {
         "WATCHDOG_PID"
@@ -177,19 +172,6 @@ fn image(command: &Command, around: Surroundings<'_>) -> Result<Image> {
     let argv = command.argv.iter().map(|word| word.as_bytes().to_vec());
     Image::new(command.program.as_os_str(), argv, environment)
         .map_err(|error| cannot_start(command, error))
-}
-
-/// Outer gateways' ids first: a process belongs to all of them.
-fn run_ids(outer: Option<OsString>, own: &str) -> OsString {
-    let mut ids = outer
-        .filter(|outer| !outer.is_empty())
-        .map(OsStringExt::into_vec)
-        .unwrap_or_default();
-    if !ids.is_empty() {
-        ids.push(b':');
-    }
-    ids.extend(own.as_bytes());
-    OsString::from_vec(ids)
 }
 
 /// The command, running, and what descends from it.
@@ -309,7 +291,7 @@ impl Payload {
             let below = |stat: &Stat| {
                 stat.pid == self.pid() || first.iter().any(|known| known.pid == stat.pid)
             };
-            found.retain(|stat| below(stat) || survivors::is_marked(stat.pid, &self.run_id));
+            found.retain(|stat| below(stat) || marks::is_marked(stat.pid, &self.run_id));
         }
         Ok(found
             .into_iter()
@@ -442,12 +424,5 @@ mod tests {
         assert_eq!(kind(""), ErrorKind::CommandNotFound);
         assert_eq!(kind("/etc/passwd"), ErrorKind::CommandNotExecutable);
         assert_eq!(kind("/etc"), ErrorKind::CommandNotExecutable);
-    }
-
-    #[test]
-    fn run_ids_of_outer_gateways_come_first() {
-        assert_eq!(run_ids(None, "b"), "b");
-        assert_eq!(run_ids(Some("".into()), "b"), "b");
-        assert_eq!(run_ids(Some("a".into()), "b"), "a:b");
     }
 }

@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 
 use crate::bystanders::Bystanders;
 use crate::lock::{Authority, OpenFile};
+use crate::marks::{gateway_of, has_run_id};
 use crate::process::{self, Environ, Pid, Pinned, Stat};
 use crate::record::{self, Contents, Record};
-use crate::{Error, Result, holder};
 use crate::signal::Signal;
-use crate::variables::{PID, PID_FILE, RUN_ID};
+use crate::variables::PID_FILE;
 use crate::wait::{Interrupt, nap};
+use crate::{Error, Result, holder};
 
 /// The kernel is about to kill a crashed gateway's command by itself (the parent-death signal): what
 /// ends so soon is neither asked nor mentioned.
@@ -217,7 +218,7 @@ impl<'a> Run<'a> {
         let living = family
             .members()
             .filter(|stat| stat.pid != this && !stat.is_dead());
-        let (tied, strangers) = self.tied(living)?;
+        let Sorted { tied, strangers } = self.sort(living)?;
         let sure = tied.iter().filter(|(_, tie)| tie.is_sure());
         let roots: Vec<Pid> = sure.map(|(stat, _)| stat.pid).collect();
         let heirs = family.descendants(&roots, &[this]);
@@ -248,18 +249,15 @@ impl<'a> Run<'a> {
 
     /// Who belongs to the run, and who does not. Those without an environment are looked at some
     /// times more, all together, because most of them will have one in a moment.
-    fn tied<'f>(
-        &self,
-        members: impl Iterator<Item = &'f Stat>,
-    ) -> io::Result<(Vec<(&'f Stat, Tie)>, Vec<&'f Stat>)> {
-        let (mut tied, mut strangers) = (Vec::new(), Vec::new());
+    fn sort<'f>(&self, members: impl Iterator<Item = &'f Stat>) -> io::Result<Sorted<'f>> {
+        let mut sorted = Sorted::default();
         let mut unclear: Vec<&Stat> = members.collect();
         for round in 0..=ROUNDS {
             let mut still = Vec::new();
             for stat in unclear {
                 match self.tie(stat)? {
-                    Look::Tied(tie) => tied.push((stat, tie)),
-                    Look::Stranger => strangers.push(stat),
+                    Look::Tied(tie) => sorted.tied.push((stat, tie)),
+                    Look::Stranger => sorted.strangers.push(stat),
                     Look::Unclear => still.push(stat),
                 }
             }
@@ -269,7 +267,7 @@ impl<'a> Run<'a> {
             }
             std::thread::sleep(ROUND);
         }
-        Ok((tied, strangers))
+        Ok(sorted)
     }
 
     fn tie(&self, stat: &Stat) -> io::Result<Look> {
@@ -336,6 +334,13 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Everybody who was looked at, but for those about whom nothing can be said.
+#[derive(Default)]
+struct Sorted<'f> {
+    tied: Vec<(&'f Stat, Tie)>,
+    strangers: Vec<&'f Stat>,
+}
+
 /// What a look found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -377,10 +382,6 @@ fn crashed(last: &Contents) -> Result<Option<&Record>> {
     Ok(crashed.then_some(record))
 }
 
-fn gateway_of(environ: &Environ) -> Option<Pid> {
-    Pid::new(std::str::from_utf8(environ.get(PID)?).ok()?.parse().ok()?)
-}
-
 /// Whether the gateway that started this process is gone: nobody has its number, or somebody who is
 /// younger than the process. Whoever cannot be looked at may be it.
 fn is_gone(gateway: Pid, started: &Stat) -> bool {
@@ -401,30 +402,6 @@ fn is_payload_of(record: &Record, stat: &Stat) -> bool {
 
 fn is_marked_by(record: &Record, environ: &Environ) -> bool {
     has_run_id(environ, &record.run_id) && same_invocation(environ, record)
-}
-
-/// Whether a process was started under the run of this id.
-#[must_use]
-pub fn is_marked(pid: Pid, run_id: &str) -> bool {
-    Environ::look(pid)
-        .ok()
-        .flatten()
-        .is_some_and(|environ| has_run_id(&environ, run_id))
-}
-
-/// Whether it is the environment of somebody who was started under this run, or under another one of
-/// the same pid file.
-#[must_use]
-pub fn names_run_or_file(environ: &Environ, record: &Record) -> bool {
-    has_run_id(environ, &record.run_id)
-        || environ.get(PID_FILE) == Some(record.path.0.as_os_str().as_bytes())
-}
-
-fn has_run_id(environ: &Environ, run_id: &str) -> bool {
-    environ.get(RUN_ID).is_some_and(|ids| {
-        ids.split(|byte| *byte == b':')
-            .any(|id| id == run_id.as_bytes())
-    })
 }
 
 /// A process with another `INVOCATION_ID` was started by a service manager, and not by the payload.
@@ -739,15 +716,6 @@ impl Unsure {
 mod tests {
     use super::*;
     use crate::record::tests::example;
-
-    #[test]
-    fn a_run_id_is_a_member_of_a_list() {
-        let id = example().run_id;
-        let list = format!("{RUN_ID}=ffff:{id}:0000\0");
-        assert!(has_run_id(&Environ::from_bytes(list.as_bytes()), &id));
-        let longer = format!("{RUN_ID}={id}0\0");
-        assert!(!has_run_id(&Environ::from_bytes(longer.as_bytes()), &id));
-    }
 
     #[test]
     fn another_invocation_was_started_by_a_service_manager() {
