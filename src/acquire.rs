@@ -16,13 +16,14 @@ use crate::holder::{self, Holder, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
 use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
+use crate::seats::Seat;
 use crate::signal::Signal;
 use crate::survivors::{self, Patience, Run, Survivor, Swept};
 use crate::takeover::{
     Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Standing, Step, Takeover, Who,
 };
 use crate::time::Limit;
-use crate::wait::{Interrupt, Watched, sleep};
+use crate::wait::{Interrupt, nap};
 use crate::{Error, Result};
 
 /// Beside a pidfd, which tells the end of a process but not of its lock.
@@ -153,6 +154,7 @@ pub fn acquire(
         prober: None,
         reopened: 0,
         bystanders: Bystanders::unknown(),
+        seat: None,
         swept: Vec::new(),
     };
     seeker.run(description, interrupt, progress)
@@ -170,15 +172,17 @@ struct Seeker<'a> {
     prober: Option<Option<Pid>>,
     reopened: u32,
     bystanders: Bystanders,
+    seat: Option<Seat>,
     swept: Vec<survivors::Ended>,
 }
 
 /// What a look at the file gave.
 enum Look {
-    /// The lock is ours, and so is the name; `mark` tells whether that may have changed since.
+    /// The lock is ours, and so is the name: `before` is what was written in the file, and `mark`
+    /// tells whether anything may have changed since.
     Mine {
         locked: Locked,
-        last: Contents,
+        before: Vec<u8>,
         mark: (i64, u64),
     },
     Moved,
@@ -202,10 +206,7 @@ impl Seeker<'_> {
                 Ok(None) => {}
                 Err(error) if self.must_not_leave() => {
                     told.trouble(&error);
-                    sleep(
-                        interrupt.descriptor().map(Watched::Readable),
-                        Some(TICK_LATER),
-                    );
+                    nap([], TICK_LATER, interrupt);
                 }
                 Err(error) => return Err(error),
             }
@@ -232,10 +233,18 @@ impl Seeker<'_> {
             .takeover
             .next(self.began.elapsed(), seen(&look, self.rules.mode));
         match (step, look) {
-            (Step::Start, Look::Mine { locked, last, mark }) => {
+            (
+                Step::Start,
+                Look::Mine {
+                    locked,
+                    before,
+                    mark,
+                },
+            ) => {
+                let last = Contents::decode(&before);
                 match self.finish(&locked, &last, interrupt, progress)? {
                     Some(outcome) => Ok(Some(outcome)),
-                    None => self.stake(locked, &last, mark, description, interrupt),
+                    None => self.stake(locked, (&before, last), mark, description, interrupt),
                 }
             }
             (Step::Ask | Step::Kill, Look::Held { who, file }) => {
@@ -246,9 +255,9 @@ impl Seeker<'_> {
                 }
                 self.signal(step, who, &file, description, progress)
             }
-            (Step::Sleep(until), Look::Held { who, .. }) => {
+            (Step::Sleep(until), Look::Held { who, file }) => {
                 told.waiting(&who, self.left(until), progress);
-                self.prepare(&who);
+                self.prepare(&who, file);
                 self.doze(&who, until, interrupt);
                 self.crowd = Crowd::behind(&who, self.rules.mode, self.began.elapsed());
                 Ok(None)
@@ -273,10 +282,7 @@ impl Seeker<'_> {
                 .advise("somebody replaces it all the time, or its file system has no stable inode numbers; name another path with -f PATH"));
         }
         if self.reopened > 3 {
-            sleep(
-                interrupt.descriptor().map(Watched::Readable),
-                Some(TICK_EARLY),
-            );
+            nap([], TICK_EARLY, interrupt);
         }
         Ok(None)
     }
@@ -331,9 +337,7 @@ impl Seeker<'_> {
                     }
                 }
             }
-            let fds = interrupt.descriptor().map(Watched::Readable);
-            let longest = interrupt.longest_sleep().unwrap_or(crowd.pause);
-            sleep(fds, Some(crowd.pause.min(longest)));
+            nap([], crowd.pause, interrupt);
         }
         look(self.path)
     }
@@ -389,29 +393,35 @@ impl Seeker<'_> {
         progress(Progress::Killed { holder });
     }
 
-    /// A standby does now what would cost time when the holder has ended.
-    fn prepare(&mut self, who: &Sighting) {
-        if let (Mode::Wait, Sighting::Proven(holder)) = (self.rules.mode, who)
-            && let Some(record) = holder.record()
-        {
+    /// A standby sits down, if it can, and does now what would cost time when the holder has ended.
+    fn prepare(&mut self, who: &Sighting, file: OpenFile) {
+        let (Mode::Wait, Sighting::Proven(holder)) = (self.rules.mode, who) else {
+            return;
+        };
+        if self.seat.as_ref().map(Seat::file) != Some(file.id()) {
+            self.seat = Seat::take(file);
+        }
+        if let (Some(_), Some(record)) = (&self.seat, holder.record()) {
             self.bystanders.note(holder.pid(), record);
         }
+    }
+
+    /// Whether the holder's end is to wake us. In a line it wakes the front row alone.
+    fn is_woken_by_the_end(&self) -> bool {
+        self.rules.mode != Mode::Wait || self.seat.is_some()
     }
 
     fn doze(&self, who: &Sighting, until: Option<Duration>, interrupt: &mut dyn Interrupt) {
         let pidfd = pidfd_of(who);
         let elapsed = self.began.elapsed();
-        let tick = match pidfd {
+        let tick = match &pidfd {
             Some(_) => TICK_PINNED,
             None if elapsed < EARLY => TICK_EARLY,
             None => TICK_LATER,
         };
-        let tick = interrupt
-            .longest_sleep()
-            .map_or(tick, |longest| tick.min(longest));
         let limit = until.map_or(tick, |until| until.saturating_sub(elapsed).min(tick));
-        let fds = pidfd.into_iter().chain(interrupt.descriptor());
-        sleep(fds.map(Watched::Readable), Some(limit));
+        let pidfd = pidfd.filter(|_| self.is_woken_by_the_end());
+        nap(pidfd, limit, interrupt);
     }
 
     /// Ends what a crash left. `None`: nobody is left.
@@ -443,7 +453,7 @@ impl Seeker<'_> {
     fn stake(
         &mut self,
         locked: Locked,
-        last: &Contents,
+        (before, last): (&[u8], Contents),
         mark: (i64, u64),
         description: &Description,
         interrupt: &mut dyn Interrupt,
@@ -453,16 +463,15 @@ impl Seeker<'_> {
         if interrupt.interrupted() || changed {
             return Ok(None);
         }
-        let before = locked.bytes()?;
-        let claim = Claim::stake(locked, last, description)?;
+        let claim = Claim::stake(locked, &last, description)?;
         let written = claim.change_mark()?;
         if claim.at_path()? != AtPath::Same || claim.change_mark()? != written {
-            claim.retract(&before)?;
+            claim.retract(before)?;
             return Ok(None);
         }
         Ok(Some(Outcome::Acquired(Box::new(Acquired {
             claim,
-            last: last.clone(),
+            last,
             replaced: std::mem::take(&mut self.asked),
             swept: std::mem::take(&mut self.swept),
             waited: self.began.elapsed(),
@@ -518,13 +527,18 @@ fn look(path: &Path) -> Result<Look> {
 
 /// The lock is ours. Is the name?
 fn with_lock(locked: Locked, path: &Path) -> Result<Look> {
-    let last = locked.read()?;
+    let before = locked.bytes()?;
+    let last = Contents::decode(&before);
     let mark = locked.change_mark()?;
     if locked.at_path()? != AtPath::Same {
         return Ok(Look::Moved);
     }
     let Some(earlier) = earlier_holder(&locked, &last)? else {
-        return Ok(Look::Mine { locked, last, mark });
+        return Ok(Look::Mine {
+            locked,
+            before,
+            mark,
+        });
     };
     // Let go before anything else, so that the holder can put its claim back.
     drop(locked);

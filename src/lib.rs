@@ -36,7 +36,7 @@
 //! pid_file, stop, supervise
 //! acquire, payload
 //! claim, survivors, view
-//! bell, holder
+//! bell, holder, seats
 //! bystanders, lock, place
 //! directory, marks
 //! unusable
@@ -78,6 +78,7 @@ pub mod place;
 pub mod process;
 mod procfs;
 pub mod record;
+pub mod seats;
 pub mod signal;
 pub mod signals;
 pub mod stop;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use libc::{c_char, c_int, c_void};
@@ -40,6 +40,32 @@ fn retry_flock(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<bool> 
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Tries to take an exclusive lock on one byte of this open file (fcntl(2), `F_OFD_SETLK`). Never
+/// waits. `false`: another open file description has it.
+///
+/// # Errors
+/// The file system has no such locks, or there is no room for one.
+pub fn try_byte_lock(file: impl AsFd, byte: i64) -> io::Result<bool> {
+    let mut range = MaybeUninit::<libc::flock>::zeroed();
+    // SAFETY: an all-zero `flock` is valid (`l_pid` has to be 0); F_OFD_SETLK only reads it, and the
+    // descriptor is open for the whole call.
+    let answer = unsafe {
+        let fields = range.as_mut_ptr();
+        (*fields).l_type = libc::F_WRLCK as libc::c_short;
+        (*fields).l_whence = libc::SEEK_SET as libc::c_short;
+        (*fields).l_start = byte;
+        (*fields).l_len = 1;
+        libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, fields)
+    };
+    match answer {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+            error => Err(error),
+        },
     }
 }
 

@@ -68,3 +68,32 @@ fn a_standby_wakes_no_more_than_about_once_a_second() {
     assert!(woken <= 16, "{woken} times in four seconds");
     assert_eq!(standby.stderr().lines().count(), 1, "it says so once");
 }
+
+/// Who sits in front and is stopped keeps nobody from the lock for longer than a second or two.
+#[test]
+fn a_stopped_front_row_does_not_hold_up_the_line() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let payload = scene.payload(Payload::Plain);
+    let stand_by = || {
+        let mut standby = scene.start(["run", "--wait", "--", &payload]);
+        standby.wait_for_line("standing by");
+        standby
+    };
+    let front: Vec<Process> = (0..6).map(|_| stand_by()).collect();
+    for standby in &front {
+        standby.signal(Signal::STOP);
+    }
+    let behind = stand_by();
+    let began = std::time::Instant::now();
+    holder.signal(Signal::TERM);
+    holder.end();
+    let behind = scene.wait_for_payload(behind);
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(4), "{took:?}");
+    for standby in &front {
+        standby.signal(Signal::CONT);
+    }
+    scene.assert_never_two_payloads();
+    assert_eq!(scene.lockers(), [behind.pid()]);
+}
