@@ -18,17 +18,20 @@ target=${CARGO_TARGET_DIR:-target}
 tools=${GATEWAY_TOOLS:-$target/tools}
 PATH=$PATH:$tools/bin
 
-# need CRATE VERSION: the cargo subcommand of that name.
-need() {
+# subcommand CRATE VERSION: the cargo subcommand of that name.
+subcommand() {
     command -v "$1" >/dev/null || cargo install --quiet --debug --locked --root "$tools" "$1@$2"
 }
 
-need cargo-deb 3.8.0
-need cargo-generate-rpm 0.21.1
+sh packaging/need cc:gcc /usr/include/stdio.h:libc6-dev readelf:binutils
+subcommand cargo-deb 3.8.0
+subcommand cargo-generate-rpm 0.21.1
 
 cargo build --release --locked
 program=$target/release/gateway
-if readelf --program-headers "$program" | grep -q INTERP; then
+# Not in a pipe with grep: a readelf that fails has to end this.
+headers=$(readelf --wide --program-headers "$program")
+if printf '%s\n' "$headers" | grep -q INTERP; then
     echo "packaging: $program is not linked statically; is .cargo/config.toml in force?" >&2
     exit 1
 fi
