@@ -5,6 +5,9 @@
 # Nothing that is written in it reaches the host, and nothing that is started in
 # it outlives it.
 
+# The caller's file, seen from the root of the repository, where it works.
+caller=packaging/${0##*/}
+
 # private_root FUNCTION [ARG...]: runs a function of the caller's file with $root
 # made. The caller's file has to call private_root "$@" when it is started so.
 private_root() {
@@ -14,7 +17,7 @@ private_root() {
         return
     fi
     must_be_root
-    GATEWAY_PRIVATE_ROOT=yes unshare --mount --propagation private --pid --fork --kill-child "$0" "$@"
+    GATEWAY_PRIVATE_ROOT=yes unshare --mount --propagation private --pid --fork --kill-child sh "$caller" "$@"
 }
 
 # private_system DIR: boots systemd in such a root, runs DIR/inside there as a
@@ -26,19 +29,40 @@ private_system() {
         return
     fi
     must_be_root
-    cgroup=$(findmnt --noheadings --types cgroup2 --output TARGET | head -n1)/gateway-test-$$
-    mkdir "$cgroup"
-    status=0
+    make_cgroup
+    # A shell that is told to stop hears of it in wait alone.
+    trap 'remove_cgroup; exit 1' HUP INT TERM
     GATEWAY_PRIVATE_ROOT=yes sh -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$cgroup" \
         timeout --signal=KILL 600 \
         unshare --mount --propagation private --pid --cgroup --ipc --uts --net --fork --kill-child \
-        "$0" private_system "$@" || status=$?
-    # Its last processes may still be on their way out.
-    for _ in $(seq 100); do
-        find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null && break
+        sh "$caller" private_system "$@" &
+    status=0
+    wait $! || status=$?
+    remove_cgroup
+    trap - HUP INT TERM
+    return "$status"
+}
+
+make_cgroup() {
+    cgroup=$(findmnt --noheadings --types cgroup2 --output TARGET | head -n1)
+    if [ -z "$cgroup" ]; then
+        echo "$0: a systemd needs a cgroup of version 2, and none is mounted; try: mount -t cgroup2 none /sys/fs/cgroup" >&2
+        exit 1
+    fi
+    cgroup=$cgroup/gateway-test-$$
+    mkdir "$cgroup" || exit 1
+}
+
+# Ends what is in it: with unshare goes its child, the first process of a pid
+# namespace, and with that all that it started. The last ones may take a moment.
+remove_cgroup() {
+    for _ in $(seq 200); do
+        # shellcheck disable=SC2046 # numbers
+        kill -KILL $(cat "$cgroup/cgroup.procs") 2>/dev/null || :
+        find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null && return
         sleep 0.05
     done
-    return "$status"
+    echo "$0: cannot remove $cgroup" >&2
 }
 
 must_be_root() {
@@ -59,6 +83,10 @@ make_private_root() {
     # None of the host's sockets.
     mount -t tmpfs -o mode=755 gateway-test "$root/run"
     mount -t tmpfs -o mode=1777 gateway-test "$root/tmp"
+    # Images for containers leave out manuals and documentation.
+    for file in "$root/etc/dpkg/dpkg.cfg" "$root/etc/dpkg/dpkg.cfg.d"/*; do
+        [ ! -f "$file" ] || sed -i '/^path-\(in\|ex\)clude/d' "$file"
+    done
 }
 
 make_devices() {
