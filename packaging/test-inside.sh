@@ -60,23 +60,63 @@ SHIPPED='/usr/bin/gateway
     /usr/lib/systemd/user/gateway@.service
     /usr/share/bash-completion/completions/gateway
     /usr/share/fish/vendor_completions.d/gateway.fish
+    /usr/share/doc/gateway-lock/README.md
     /usr/share/doc/gateway-lock/examples/drop-in.conf
     /usr/share/doc/gateway-lock/examples/give-way.conf'
+DEB="$SHIPPED"'
+    /etc/needrestart/conf.d/gateway.conf
+    /usr/share/doc/gateway-lock/changelog.Debian.gz
+    /usr/share/doc/gateway-lock/copyright
+    /usr/share/lintian/overrides/gateway-lock
+    /usr/share/man/man1/gateway.1.gz
+    /usr/share/zsh/vendor-completions/_gateway'
+RPM="$SHIPPED"'
+    /usr/share/licenses/gateway-lock/LICENSE
+    /usr/share/man/man1/gateway.1
+    /usr/share/zsh/site-functions/_gateway'
 
+# all_there LIST COMMAND...: all of it is there, and it is all that the package
+# has, as COMMAND lists it.
 all_there() {
-    for file in $SHIPPED "$@"; do
+    for file in $1; do
         [ -e "$file" ] || fault "$file is not there"
     done
+    echo "$1" | tr -s ' ' '\n' | sort >/tmp/meant
+    shift
+    "$@" | while read -r file; do
+        [ -d "$file" ] || echo "$file"
+    done | sort >/tmp/packed
+    diff /tmp/meant /tmp/packed
 }
 
 none_there() {
-    for file in $SHIPPED "$@"; do
+    for file in $1; do
         [ ! -e "$file" ] || fault "$file is left"
     done
 }
 
+enabled() {
+    find /etc/systemd -name '*gateway*' | wc -l
+}
+
+# What is there instead is told.
+is_gone() {
+    [ ! -e "$1" ] || {
+        ls -lR "$1"
+        lslocks
+        return 1
+    }
+}
+
 no_unit_is_enabled() {
-    [ -z "$(find /etc/systemd -name '*gateway*')" ]
+    [ "$(enabled)" -eq 0 ]
+}
+
+# A run in a unit whose user systemd makes up: its directory is a link.
+own_user() {
+    systemd-run --quiet --property=Type=oneshot --property=DynamicUser=yes --property=StateDirectory=gateway/private \
+        gateway run -n private -- true
+    [ -L /var/lib/gateway/private ] && [ -s /var/lib/private/gateway/private/gateway.pid ]
 }
 
 # ------------------------------------------------------------------ holders
@@ -97,10 +137,15 @@ by_hand() {
     remember demo
 }
 
+# The record is that of a holder, not of one that has ended, and names its payload.
+runs() {
+    grep -q '^[0-9]' "$1" && grep -q '"payload":{' "$1"
+}
+
 # What holds NAME now, to be compared with what does so later.
 remember() {
     pid_file=/var/lib/gateway/$1/gateway.pid
-    eventually grep -q '"payload":{' "$pid_file"
+    eventually runs "$pid_file"
     holder=$(head -n1 "$pid_file")
     payload=$(pgrep --parent "$holder")
     born=$(start_time "$holder") payload_born=$(start_time "$payload")
@@ -125,8 +170,7 @@ EOF
 
 deb() {
     ok 'deb: installs' dpkg --install /test/1.deb
-    ok 'deb: all of it is there' all_there /usr/share/zsh/vendor-completions/_gateway \
-        /usr/share/man/man1/gateway.1.gz /usr/share/doc/gateway-lock/copyright
+    ok 'deb: all of it is there' all_there "$DEB" dpkg --listfiles gateway-lock
     ok 'deb: enables no unit' no_unit_is_enabled
     ok 'deb: systemd knows the units' systemctl cat gateway@demo hermes-gateway
     ok 'deb: the program runs without any library' unshare --root /usr/bin --wd / /gateway --version
@@ -154,18 +198,25 @@ deb() {
     ok 'deb: is removed' dpkg --remove gateway-lock
     ok 'deb: a removal leaves a holder as it is' untouched
     ok 'deb: a removal leaves the unit active' systemctl is-active gateway@service
-    ok 'deb: a removal leaves no file' none_there /usr/share/zsh/vendor-completions/_gateway
+    ok 'deb: a removal leaves no file but a setting' none_there "$(echo "$DEB" | grep -v /etc/)"
     /tmp/gateway run -n ended -- true
     ok 'deb: is purged' dpkg --purge gateway-lock
+    ok 'deb: a purge leaves no file' none_there "$DEB"
     ok 'deb: a purge leaves a holder as it is' untouched
-    ok 'deb: a purge removes the pid file that nobody holds' [ ! -e /var/lib/gateway/ended ]
+    ok 'deb: a purge removes the pid file that nobody holds' is_gone /var/lib/gateway/ended
     ok "deb: a purge leaves the administrator's scripts" [ -e /etc/gateway/service ]
     code 'deb: a program elsewhere stops the holder' 0 /tmp/gateway -n demo stop
     ok 'deb: the unit stops' systemctl stop gateway@service
 
     ok 'deb: installs again' dpkg --install /test/1.deb
+    ok 'deb: a unit with a user of its own starts' own_user
+    ok 'deb: units are enabled' systemctl enable gateway@service hermes-gateway
+    ok 'deb: is removed again' dpkg --remove gateway-lock
+    ok 'deb: a removal leaves what is enabled' [ "$(enabled)" = 2 ]
     ok 'deb: is purged again' dpkg --purge gateway-lock
-    ok 'deb: a purge leaves no state' [ ! -e /var/lib/gateway ]
+    ok 'deb: a purge leaves nothing enabled' no_unit_is_enabled
+    ok 'deb: a purge leaves no state' is_gone /var/lib/gateway
+    ok 'deb: a purge leaves no private state' is_gone /var/lib/private/gateway
     code 'deb: is not known any more' 1 dpkg --status gateway-lock
 }
 
@@ -173,22 +224,28 @@ deb() {
 
 rpm_package() {
     # A data base of its own: this system's packages are another manager's.
-    set -- --dbpath /tmp/rpm --nodeps
+    # And with manuals, which images for containers leave out.
+    set -- --dbpath /tmp/rpm --nodeps --define "_excludedocs 0"
     ok 'rpm: installs' rpm "$@" --install /test/1.rpm
-    ok 'rpm: all of it is there' all_there /usr/share/zsh/site-functions/_gateway \
-        /usr/share/man/man1/gateway.1 /usr/share/licenses/gateway-lock/LICENSE
+    ok 'rpm: all of it is there' all_there "$RPM" rpm --dbpath /tmp/rpm --query --list gateway-lock
     ok 'rpm: every file is as it was packed' rpm --dbpath /tmp/rpm --verify --nodeps gateway-lock
     ok 'rpm: systemd knows the units' systemctl cat gateway@demo hermes-gateway
     ok 'rpm: a unit starts' systemctl start gateway@service
     by_hand gateway
-    ok 'rpm: upgrades' rpm "$@" --upgrade --replacepkgs /test/1.rpm
+    cp /usr/bin/gateway /tmp/old
+    ok 'rpm: upgrades' rpm "$@" --upgrade /test/2.rpm
+    ok 'rpm: it is the next version' [ "$(rpm --dbpath /tmp/rpm --query gateway-lock | cut -d- -f3)" = 999.0 ]
+    code 'rpm: the next version has another program' 1 cmp --quiet /tmp/old /usr/bin/gateway
+    ok 'rpm: after an upgrade, all of it is there' all_there "$RPM" rpm --dbpath /tmp/rpm --query --list gateway-lock
     ok 'rpm: an upgrade leaves a holder as it is' untouched
     ok 'rpm: an upgrade restarts no unit' shows gateway@service NRestarts=0
+    ok 'rpm: an upgrade leaves the unit active' systemctl is-active gateway@service
+    code 'rpm: the new program is refused by the holder of the old one' 80 gateway run -n demo -- true
     cp /usr/bin/gateway /tmp/gateway
     ok 'rpm: is removed' rpm "$@" --erase gateway-lock
     ok 'rpm: a removal leaves a holder as it is' untouched
     ok 'rpm: a removal leaves the unit active' systemctl is-active gateway@service
-    ok 'rpm: a removal leaves no file' none_there /usr/share/zsh/site-functions/_gateway
+    ok 'rpm: a removal leaves no file' none_there "$RPM"
     code 'rpm: a program elsewhere stops the holder' 0 /tmp/gateway -n demo stop
     ok 'rpm: the unit stops' systemctl stop gateway@service
 }
@@ -265,23 +322,49 @@ give_way() {
     systemctl daemon-reload
 }
 
+as_hermes() {
+    setpriv --reuid hermes --regid hermes --clear-groups env -i PATH="$PATH" HOME=/var/lib/hermes \
+        XDG_RUNTIME_DIR=/run/user/hermes "$@"
+}
+
 hermes() {
     useradd --system --home-dir /var/lib/hermes --create-home hermes
     script /usr/local/bin/hermes
     impatient hermes-gateway
     ok 'hermes-gateway: starts' systemctl start hermes-gateway
     ok "hermes-gateway: root means the same file" held hermes
-    ok "hermes-gateway: its user means the same file" \
-        setpriv --reuid hermes --regid hermes --clear-groups env HOME=/var/lib/hermes gateway -n hermes status
+    ok "hermes-gateway: its user means the same file" as_hermes gateway -n hermes status
     crash hermes-gateway
     eventually again hermes-gateway 1
     ok 'hermes-gateway: is up again after a crash' held hermes
-    ok 'hermes-gateway: stops' systemctl stop hermes-gateway
+    against_root
+    as_its_user
 }
 
-as_hermes() {
-    setpriv --reuid hermes --regid hermes --clear-groups env -i PATH="$PATH" HOME=/var/lib/hermes \
-        XDG_RUNTIME_DIR=/run/user/hermes "$@"
+# Its user may not signal a run of root's, and waits until that ends.
+against_root() {
+    gateway run --replace -n hermes -- sleep 3003 &
+    hand=$!
+    eventually shows hermes-gateway ActiveState=inactive
+    remember hermes
+    code "hermes-gateway: cannot take over from a run of root's" 1 systemctl start hermes-gateway
+    eventually shows hermes-gateway ExecMainStatus=82
+    ok 'hermes-gateway: leaves that run as it is' untouched
+    ok "hermes-gateway: root's run is stopped" gateway -n hermes stop
+    eventually shows hermes-gateway ActiveState=active
+    ok 'hermes-gateway: is up then by itself' held hermes
+    wait "$hand" || :
+}
+
+as_its_user() {
+    as_hermes gateway run --replace -n hermes -- sleep 3004 &
+    hand=$!
+    eventually shows hermes-gateway ActiveState=inactive
+    ok 'hermes-gateway: ends clean when its user takes over' shows hermes-gateway Result=success
+    remember hermes
+    ok "hermes-gateway: takes back from its user's run" systemctl start hermes-gateway
+    wait "$hand" || :
+    ok 'hermes-gateway: stops' systemctl stop hermes-gateway
 }
 
 user_is_up_again() {
@@ -315,6 +398,27 @@ drop_in() {
     ok 'drop-in: status names the unit' sh -c 'gateway -n web status | grep -q "unit .*web.service"'
     code 'drop-in: a second one is refused' 80 gateway run -n web -- true
     ok 'drop-in: stops' systemctl stop web
+    blinded
+}
+
+# The drop-in on a unit that hides what the proof needs, and whose own way to stop
+# fails: without the lines that the drop-in offers against that, and with them.
+blinded() {
+    printf '[Service]\nProtectProc=invisible\nProcSubset=pid\nPrivateUsers=yes\nExecStop=/bin/false\n' \
+        >>/run/systemd/system/web.service
+    systemctl daemon-reload
+    code 'drop-in: a blinded gateway does not start' 1 systemctl start web
+    ok 'drop-in: a blinded gateway says so' shows web ExecMainStatus=70
+    systemctl stop web
+    sed -i -E 's/^#(ExecStop=|ProtectProc=|ProcSubset=|PrivateUsers=)/\1/' /run/systemd/system/web.service.d/gateway.conf
+    systemctl daemon-reload
+    gateway run --replace -n web -- sleep 3005 &
+    hand=$!
+    eventually held web
+    ok 'drop-in: takes over in a unit that hid processes' systemctl start web
+    wait "$hand" || :
+    ok "drop-in: stops without the unit's own ExecStop=" systemctl stop web
+    ok 'drop-in: stopped is a success' shows web Result=success
 }
 
 by_hand_of_service() {
