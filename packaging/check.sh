@@ -2,8 +2,10 @@
 # Proves that what is shipped tells the truth: packaging/check.sh
 #
 #   units         systemd-analyze has nothing to say about any of them
-#   manual        it has every option, exit code, environment variable and state
-#                 of the program, and none that the program does not have
+#   manual        it has every option, exit code, environment variable, state, key
+#                 and column of the program, and none that the program does not have
+#   README        its drop-in is the one that is shipped
+#   needrestart   its setting is valid, and means the program
 #   completions   they load in bash, zsh and fish, and complete
 #   versions      are the same everywhere
 #
@@ -145,18 +147,106 @@ check_environment() {
 
 check_states() {
     sed -n '/pub fn name/,/^    }/s/.*=> "\(.*\)",/\1/p' src/view.rs | sort -u >"$work/words"
-    rendered | sed -n '/^ *The states/,/^OPTIONS/p' | grep -oE '^ {7}[a-z]+' | tr -d ' ' | sort -u >"$work/states"
+    rendered | sed -n '/^ *The states/,/^ *JSON/p' | grep -oE '^ {7}[a-z]+' | tr -d ' ' | sort -u >"$work/states"
     same 'manual: states' "$work/words" "$work/states"
 }
 
-# The keys of a record while it is held, and after its end.
+# documented PART: the words that stand in bold between the manual's marks.
+documented() {
+    sed -n "/^\.\\\\\" KEYS $1\$/,/^\.\\\\\" KEYS end\$/s/^\.\(B\|BR\|RB\) //p" "$manual" |
+        grep -oE '[a-z_]+|[A-Z]+( [A-Z]+)*' | sort -u
+}
+
+# keys FILE: the keys of all JSON in it, nested ones as well.
+keys() {
+    grep -oE '"[a-z_]+":' "$1" | tr -d '":' | sort -u
+}
+
+# As the main process of a unit: what systemd tells such a process, without one.
+in_a_unit() {
+    echo '0::/system.slice/web.service' >"$work/cgroup"
+    # shellcheck disable=SC2016 # for the inner shell
+    unshare --mount --propagation private sh -c 'mount --bind "$0" "/proc/$$/cgroup"
+        SYSTEMD_EXEC_PID=$$ INVOCATION_ID=0123456789abcdef0123456789abcdef exec "$@"' "$work/cgroup" "$@"
+}
+
+# stopped FILE: a run under it that somebody else has stopped.
+stopped() {
+    "$program" run -f "$1" -- sleep 1000 &
+    for _ in $(seq 1000); do
+        ! grep -qs '"payload"' "$1" || break
+        sleep 0.01
+    done
+    "$program" -q -f "$1" stop
+    wait $! || [ $? -eq 143 ]
+}
+
+# Every kind of record: in a unit, with a signal of its own, become COMMAND, held,
+# ended by itself, and stopped by somebody.
+records() {
+    in_a_unit "$program" run -f "$work/pid" --stop-signal INT -- cat "$work/pid"
+    cat "$work/pid"
+    "$program" run -f "$work/pid" --exec -- cat "$work/pid"
+    stopped "$work/stopped"
+    cat "$work/stopped"
+}
+
 check_record() {
-    "$program" run -f "$work/pid" -- cat "$work/pid" >"$work/record"
-    cat "$work/pid" >>"$work/record"
-    grep -oE '"[a-z_]+":' "$work/record" | tr -d '":' | sort -u >"$work/keys"
-    section FILES | sed -n '/What is in it/,$p' | grep -oE '[a-z][a-z_]+' | sort -u >"$work/words"
-    comm -23 "$work/keys" "$work/words" >"$work/unknown"
-    quiet 'manual: every key of the record' cat "$work/unknown"
+    records >"$work/record"
+    keys "$work/record" >"$work/keys"
+    documented record >"$work/words"
+    same 'manual: keys of the record' "$work/keys" "$work/words"
+}
+
+# What status tells of a holder, and of a run that somebody has ended.
+check_json() {
+    "$program" run -f "$work/pid" -- "$program" status --json >"$work/held"
+    stopped "$work/other"
+    "$program" -f "$work/other" status --json >"$work/ended" || [ $? -eq 3 ]
+    # Each level by itself, with the objects in it as numbers.
+    sed 's/.*"holder":{\(.*\)},"last":.*/\1/; s/:{[^{}]*}/:0/g' "$work/held" >"$work/holder"
+    sed 's/.*"last":{//; s/:{[^{}]*}/:0/g' "$work/ended" >"$work/last"
+    sed 's/"holder":{.*},"last":/"holder":0,"last":/' "$work/held" >"$work/json"
+    for part in json holder last; do
+        keys "$work/$part" >"$work/keys"
+        documented "$part" >"$work/words"
+        same "manual: keys of JSON, $part" "$work/keys" "$work/words"
+    done
+}
+
+check_columns() {
+    GATEWAY_STATE_DIR=$work "$program" list | head -n1 | sed 's/   */\n/g' | sort -u >"$work/columns"
+    documented columns >"$work/words"
+    same 'manual: columns of list' "$work/columns" "$work/words"
+}
+
+# ------------------------------------------------------------------ examples, settings
+
+# The settings in a unit's text, without what explains them.
+settings() {
+    grep -vE '^[[:space:]]*(#|$)'
+}
+
+check_drop_in() {
+    settings <packaging/systemd/examples/drop-in.conf >"$work/shipped"
+    sed -n '/^```ini$/,/^```$/p' README.md | grep -v '^```' | settings >"$work/shown"
+    same 'README: the drop-in is drop-in.conf' "$work/shown" "$work/shipped"
+}
+
+# As needrestart reads it, and asks it of a program whose file is gone or new.
+check_needrestart() {
+    # shellcheck disable=SC2016 # perl's own variables
+    quiet 'needrestart: spares the program, and nothing else' perl -we '
+        use strict;
+        our %nrconf = (blacklist => []);
+        open my $file, "<", $ARGV[0] or die "$ARGV[0]: $!";
+        eval do { local $/; <$file> };
+        die $@ if $@;
+        my $spared = sub { grep { $_[0] =~ /$_/ } @{$nrconf{blacklist}} };
+        print "not spared\n" unless $spared->("/usr/bin/gateway");
+        for my $other (qw(/usr/bin/gatewayd /usr/local/usr/bin/gateway /usr/bin/gateway/x)) {
+            print "$other is spared\n" if $spared->($other);
+        }' packaging/debian/needrestart.conf
 }
 
 # ------------------------------------------------------------------ completions
@@ -227,11 +317,13 @@ if [ "${1:-}" = units ]; then
     exit
 fi
 
-sh packaging/need man:man-db mandoc:mandoc col:bsdextrautils zsh:zsh fish:fish \
-    systemd-analyze:systemd unshare:util-linux
+must_be_root
+sh packaging/need cc:gcc /usr/include/stdio.h:libc6-dev man:man-db mandoc:mandoc col:bsdextrautils \
+    bash:bash zsh:zsh fish:fish perl:perl-base systemd-analyze:systemd unshare:util-linux mount:mount
 cargo build --quiet --release --locked
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
 
 if [ "${1:-}" = --write ]; then
     renewed_manual >"$work/manual"
@@ -244,6 +336,10 @@ check_exit_codes
 check_environment
 check_states
 check_record
+check_json
+check_columns
+check_drop_in
+check_needrestart
 check_completions
 check_versions
 private_root units || fault 'units'
