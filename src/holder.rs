@@ -617,6 +617,27 @@ fn seen_by(pid: Pid, path: &Path) -> PathBuf {
         .join(path.strip_prefix("/").unwrap_or(path))
 }
 
+/// The holder that a record names, proven in the second way alone: `/proc/locks` prints `taker` as the
+/// taker of the lock on this file, whose device it prints as `device`. For a look at many files.
+#[must_use]
+pub fn named_taker(record: &Record, file: FileId, taker: Pid, device: &str) -> Option<Holder> {
+    let named = names_file(record, file) && numbers_mean_the_same(record) && record.pid == taker;
+    if !named || record.boot_id != process::boot_id().ok()? {
+        return None;
+    }
+    let pinned = Pinned::open(taker).ok()??;
+    let same = Stat::of(taker).is_some_and(|stat| stat.start_time == record.start_time);
+    same.then(|| Holder {
+        pinned,
+        start_time: record.start_time,
+        file,
+        record: Some(Box::new(record.clone())),
+        way: Way::Table {
+            device: device.to_owned(),
+        },
+    })
+}
+
 /// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
 /// table names it.
 pub fn all_holders() -> impl Iterator<Item = Holder> {

@@ -33,7 +33,7 @@
 //! # How it is built
 //!
 //! ```text
-//! pid_file, stop, supervise
+//! census, pid_file, stop, supervise
 //! acquire, payload
 //! claim, survivors, view
 //! bell, holder, seats
@@ -64,6 +64,7 @@
 pub mod acquire;
 pub mod bell;
 pub mod bystanders;
+pub mod census;
 pub mod claim;
 pub mod directory;
 mod error;

@@ -438,21 +438,6 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     }
 }
 
-/// What is written in the file at a path, for a glance at many: no more is opened, read or refused
-/// than that takes. `None`: no pid file, or none for us to read.
-#[must_use]
-pub fn peek(path: &Path) -> Option<(FileId, Contents)> {
-    let file = open(path, OFlags::RDONLY).ok()?;
-    let stat = rustix::fs::fstat(&file).ok()?;
-    refuse_unlikely(path, &stat).ok()?;
-    let file = OpenFile {
-        file,
-        id: FileId::of(&stat),
-        path: path.to_path_buf(),
-    };
-    Some((file.id, file.read_settled().ok()?))
-}
-
 /// What our descriptor is called by the kernel, so that two spellings of one path are one path.
 fn canonical_path(fd: BorrowedFd<'_>, typed: &Path, removed: bool) -> Result<PathBuf> {
     let link =

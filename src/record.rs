@@ -146,6 +146,9 @@ impl End {
     }
 }
 
+/// What is written of no run that goes on.
+const END: &str = r#""ended":"#;
+
 /// The record: everything a stranger needs to know of the holder.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -207,8 +210,9 @@ pub struct Record {
     /// The command, once it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Payload>,
-    /// How it ended, if it ended in order.
-    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    /// How it ended, if it ended in order. Its keys stand beside the others, and are read apart from
+    /// them: serde would make a copy of every value to find them.
+    #[serde(flatten, skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
 }
 
@@ -308,7 +312,12 @@ fn decode_record(bytes: &[u8]) -> Option<Record> {
     let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
     let (first, second) = (lines.next()?, lines.next()?);
     lines.next()?; // the second line was ended, too
-    let record: Record = serde_json::from_slice(second).ok()?;
+    // Checked for UTF-8 once, and not string by string.
+    let json = std::str::from_utf8(second).ok()?;
+    let mut record: Record = serde_json::from_str(json).ok()?;
+    if json.contains(END) {
+        record.end = serde_json::from_str(json).ok();
+    }
     let agrees = if first.is_empty() {
         record.end.is_some()
     } else {

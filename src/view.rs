@@ -1,16 +1,15 @@
 //! What can be said of a pid file without changing anything: no write, no new file, and no lock
 //! taken while a holder can be seen.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::Result;
 use crate::holder::{self, Holder, Locker, Sighting};
-use crate::lock::{self, FileId, OpenFile};
+use crate::lock::OpenFile;
 use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
 use crate::wait::{Watched, sleep};
-use crate::{Error, ErrorKind, Result};
 
 /// How long somebody who has been killed is given to be gone.
 const LAST_BREATH: Duration = Duration::from_millis(200);
@@ -151,13 +150,12 @@ fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
 }
 
 /// A pid on line 1 of an unlocked file means a crash, unless the file is the copy of another one.
-fn unlocked(contents: &Contents) -> State {
+pub(crate) fn unlocked(contents: &Contents) -> State {
     match contents {
         Contents::Record(record) if record.end.is_some() || record.exec || is_a_copy(record) => {
             State::Free
         }
-        Contents::Record(_) => State::Crashed,
-        Contents::Hint(_) => State::Crashed,
+        Contents::Record(_) | Contents::Hint(_) => State::Crashed,
         _ => State::Free,
     }
 }
@@ -197,7 +195,7 @@ fn canonical_name(path: &Path) -> PathBuf {
 }
 
 /// Not ours to open: the kernel's table of locks names the taker all the same.
-fn look_from_outside(path: &Path) -> Option<View> {
+pub(crate) fn look_from_outside(path: &Path) -> Option<View> {
     let stat = rustix::fs::lstat(path).ok()?;
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
         return None;
@@ -210,96 +208,6 @@ fn look_from_outside(path: &Path) -> Option<View> {
     })
 }
 
-/// Every gateway that can be seen, by its lock, and every pid file in the given directories.
-///
-/// # Errors
-/// `/proc` cannot be read.
-pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
-    if !Path::new("/proc/self").exists() {
-        return Err(Error::new(ErrorKind::System, "cannot read /proc")
-            .advise("mount it (mount -t proc proc /proc)"));
-    }
-    let census = Census::now();
-    let mut views: Vec<View> = Vec::new();
-    for path in places.iter().flat_map(|place| pid_files_below(place)) {
-        match lock::peek(&path) {
-            Some((file, _)) if census.holds(file) => {}
-            Some((file, contents)) => views.extend(census.view(path, file, contents)),
-            None => views.extend(look_from_outside(&path)),
-        }
-    }
-    views.extend(census.holders.into_iter().filter_map(held_view));
-    views.sort_by(|one, other| one.path.cmp(&other.path));
-    views.dedup_by(|one, other| one.path == other.path && one.state.name() == other.state.name());
-    Ok(views)
-}
-
-fn held_view(holder: Holder) -> Option<View> {
-    let record = holder.record()?.clone();
-    let path = record.path();
-    let there = FileId::at(&path).is_ok_and(|id| id == holder.file());
-    let outside = holder.is_in_another_root();
-    let contents = Contents::Record(Box::new(record));
-    let state = match &contents {
-        Contents::Record(record) if record.end.is_some() => State::Ending(holder),
-        _ if there || outside => State::Held(holder),
-        _ => State::Removed(holder),
-    };
-    Some(View {
-        path,
-        state,
-        contents,
-    })
-}
-
-/// Who holds what, looked up once for many files.
-struct Census {
-    holders: Vec<Holder>,
-    /// Inode numbers, whatever the device, on which somebody has a lock.
-    locked: HashSet<u64>,
-}
-
-impl Census {
-    fn now() -> Self {
-        let table = holder::table_of_locks();
-        Self {
-            holders: holder::all_holders().collect(),
-            locked: holder::parse_locks(&table).map(|line| line.inode).collect(),
-        }
-    }
-
-    fn holds(&self, file: FileId) -> bool {
-        self.holders.iter().any(|holder| holder.file() == file)
-    }
-
-    /// A file that no known gateway holds. Only where the table has a lock on its inode number
-    /// is it looked at more closely.
-    fn view(&self, path: PathBuf, file: FileId, contents: Contents) -> Option<View> {
-        if self.locked.contains(&file.inode) {
-            return look(&path).ok();
-        }
-        let state = unlocked(&contents);
-        Some(View {
-            path,
-            state,
-            contents,
-        })
-    }
-}
-
-/// `PLACE/gateway.pid` and `PLACE/NAME/gateway.pid`.
-fn pid_files_below(place: &Path) -> Vec<PathBuf> {
-    let names = std::fs::read_dir(place)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files: Vec<PathBuf> = names
-        .map(|directory| directory.join(crate::place::FILE_NAME))
-        .collect();
-    files.push(place.join(crate::place::FILE_NAME));
-    files
-}
-
 /// How many processes descend from the holder now: its payload.
 #[must_use]
 pub fn payload_size(holder: Pid) -> usize {
@@ -309,25 +217,6 @@ pub fn payload_size(holder: Pid) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_are_found_one_level_deep() {
-        let room = tempfile::tempdir().unwrap();
-        for name in ["gateway.pid", "a/gateway.pid", "b/other", "c/d/gateway.pid"] {
-            let path = room.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "").unwrap();
-        }
-        let views = list(&[room.path().to_path_buf()]).unwrap();
-        let mine = views
-            .iter()
-            .filter(|view| view.path.starts_with(room.path()))
-            .map(|view| view.path.strip_prefix(room.path()).unwrap());
-        assert_eq!(
-            mine.collect::<Vec<_>>(),
-            [Path::new("a/gateway.pid"), Path::new("gateway.pid")]
-        );
-    }
 
     #[test]
     fn looking_creates_nothing_and_a_missing_file_is_free() {

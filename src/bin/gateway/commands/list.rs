@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use gateway_lock::Result;
+use gateway_lock::census;
 use gateway_lock::directory::SYSTEM_PLACE;
 use gateway_lock::place::{FILE_NAME, Surroundings};
 use gateway_lock::text::printable;
 use gateway_lock::user::user_name;
-use gateway_lock::view::{self, State, View};
+use gateway_lock::view::{State, View};
 
 use crate::cli::Show;
 use crate::commands::status;
@@ -21,7 +22,7 @@ const HEADINGS: [&str; 8] = [
 
 pub fn list(show: &Show) -> Result<Verdict> {
     let places = places(&Surroundings::of_this_process());
-    let views = view::list(&places)?;
+    let views = census::list(&places)?;
     if show.json {
         let objects: Vec<_> = views.iter().map(status::object).collect();
         let text = serde_json::to_string(&objects).expect("this has nothing that JSON cannot say");

@@ -6,7 +6,7 @@ pub mod status;
 pub mod stop;
 
 use gateway_lock::place::Surroundings;
-use gateway_lock::{Result, variables, view};
+use gateway_lock::{Result, census, variables};
 
 use crate::cli::Global;
 use crate::message::Voice;
@@ -35,7 +35,7 @@ impl Context {
             return None;
         }
         let places = list::places(&Surroundings::of_this_process());
-        let views = view::list(&places).ok()?;
+        let views = census::list(&places).ok()?;
         let held: Vec<String> = views
             .iter()
             .filter(|view| view.state.holder().is_some())
