@@ -102,6 +102,26 @@ impl Scene {
         command
     }
 
+    /// The same command, run by another one: program, arguments, environment and folder go behind
+    /// the runner's options.
+    pub fn behind(&self, runner: &str, options: &[&str], command: &Command) -> Command {
+        let mut outer = self.command(runner);
+        outer
+            .args(options)
+            .arg(command.get_program())
+            .args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => outer.env(name, value),
+                None => outer.env_remove(name),
+            };
+        }
+        if let Some(folder) = command.get_current_dir() {
+            outer.current_dir(folder);
+        }
+        outer
+    }
+
     /// Starts any command; what it says goes to files.
     #[track_caller]
     pub fn spawn(&self, command: Command) -> Process {

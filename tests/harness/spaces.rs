@@ -12,32 +12,13 @@ use super::wait::{SOON, wait_until};
 /// The user that owns nothing.
 pub const NOBODY: u32 = 65534;
 
-/// Moves a command behind another one, which is to run it: program, arguments, environment, folder.
-fn behind(scene: &Scene, runner: &str, options: &[&str], command: &Command) -> Command {
-    let mut outer = scene.command(runner);
-    outer
-        .args(options)
-        .arg(command.get_program())
-        .args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => outer.env(name, value),
-            None => outer.env_remove(name),
-        };
-    }
-    if let Some(folder) = command.get_current_dir() {
-        outer.current_dir(folder);
-    }
-    outer
-}
-
 /// The same command, run by the user nobody. The pid stays the one that was started.
 #[track_caller]
 pub fn as_nobody(scene: &Scene, command: &Command) -> Command {
     must_be_root();
     need("setpriv", "util-linux");
     let options = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    behind(scene, "setpriv", &options, command)
+    scene.behind("setpriv", &options, command)
 }
 
 /// The same command as the first process of a pid namespace. The process that is started is
@@ -47,7 +28,7 @@ pub fn in_pid_namespace(scene: &Scene, command: &Command) -> Command {
     must_be_root();
     need("unshare", "util-linux");
     let options = ["--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
-    behind(scene, "unshare", &options, command)
+    scene.behind("unshare", &options, command)
 }
 
 /// A mount namespace that lives as long as this value.
@@ -97,7 +78,7 @@ impl<'a> MountSpace<'a> {
                 .display()
         );
         let options = ["--mount", "--target", &target, &folder];
-        behind(self.scene, "nsenter", &options, command)
+        self.scene.behind("nsenter", &options, command)
     }
 
     /// The program, run in there.

@@ -14,6 +14,16 @@ pub struct Trace {
     log: PathBuf,
 }
 
+/// The same command under strace(1), which does something to these calls: `prctl:delay_enter=500000`.
+#[track_caller]
+pub fn injected(scene: &Scene, injection: &str, command: &Command) -> Command {
+    need("strace", "strace");
+    let (call, _) = injection.split_once(':').expect("a call and what happens");
+    let (trace, inject) = (format!("trace={call}"), format!("inject={injection}"));
+    let options = ["-f", "-o", "/dev/null", "-e", &trace, "-e", &inject, "--"];
+    scene.behind("strace", &options, command)
+}
+
 /// One system call: a line of strace, with its process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Call {
@@ -30,18 +40,9 @@ impl Trace {
         need("strace", "strace");
         let (log, _) = scene.words();
         let log = log.with_extension("strace");
-        let mut outer = scene.command("strace");
-        outer
-            .args(["-f", "-s", "300", "-e", calls, "-o"])
-            .arg(&log)
-            .arg("--")
-            .arg(command.get_program())
-            .args(command.get_args());
-        for (name, value) in command.get_envs() {
-            if let Some(value) = value {
-                outer.env(name, value);
-            }
-        }
+        let to = log.to_str().expect("the folder's name is text");
+        let options = ["-f", "-s", "300", "-e", calls, "-o", to, "--"];
+        let outer = scene.behind("strace", &options, command);
         Self {
             process: scene.spawn(outer),
             log,

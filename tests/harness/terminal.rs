@@ -58,17 +58,8 @@ impl Terminal {
     #[track_caller]
     pub fn start(&self, scene: &Scene, command: &Command) -> Process {
         need("setsid", "util-linux");
-        let mut outer = scene.command("setsid");
-        outer
-            .arg("--ctty")
-            .arg(command.get_program())
-            .args(command.get_args())
-            .env("TERM", "dumb");
-        for (name, value) in command.get_envs() {
-            if let Some(value) = value {
-                outer.env(name, value);
-            }
-        }
+        let mut outer = scene.behind("setsid", &["--ctty"], command);
+        outer.env("TERM", "dumb");
         let end = || Stdio::from(self.far_end());
         outer.stdin(end()).stdout(end()).stderr(end());
         let (stdout, stderr) = scene.words();

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Footprint, MountSpace, Output, SOON, Scene, as_nobody, need, set_mode, wait_until,
+    End, Footprint, MountSpace, Output, SOON, Scene, as_nobody, injected, set_mode, wait_until,
 };
 
 /// Runs every command that would use the file; each must refuse, quickly, in one line that has
@@ -258,33 +258,23 @@ fn a_full_disk_harms_no_holder() {
 /// Every error of the lock but "held" ends the start: without a lock, nothing runs.
 #[test]
 fn a_file_system_that_cannot_lock_starts_nothing() {
-    need("strace", "strace");
     let scene = Scene::new();
     for error in ["ENOLCK", "EBADF", "EINVAL", "EOPNOTSUPP", "ENOSYS", "EIO"] {
-        let mut command = scene.command("strace");
-        command.args(["-f", "-o", "/dev/null", "-e", "trace=flock", "-e"]);
-        command
-            .arg(format!("inject=flock:error={error}"))
-            .arg("--")
-            .arg(scene.program());
-        command.args(["-f", "gateway.pid", "run", "--", "touch", "ran"]);
-        let output = scene.finish_command(command);
+        let command = scene.gateway(["run", "--", "touch", "ran"]);
+        let fails = format!("flock:error={error}");
+        let output = scene.finish_command(injected(&scene, &fails, &command));
         output.assert_code(83).assert_one_line();
         output.assert_says("cannot lock").assert_says("gateway.pid");
+        output.assert_says("local one");
         assert!(!scene.path("ran").exists(), "{error}");
     }
 }
 
 #[test]
 fn an_interrupted_lock_is_tried_again() {
-    need("strace", "strace");
     let scene = Scene::new();
-    let mut command = scene.command("strace");
-    command.args(["-f", "-o", "/dev/null", "-e", "trace=flock"]);
-    command
-        .args(["-e", "inject=flock:error=EINTR:when=1..3", "--"])
-        .arg(scene.program());
-    command.args(["-f", "gateway.pid", "run", "--", "true"]);
+    let command = scene.gateway(["run", "--", "true"]);
+    let command = injected(&scene, "flock:error=EINTR:when=1..3", &command);
     scene.finish_command(command).assert_code(0);
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{End, Locker, Payload, SOON, Scene, Signal, state, wait_until};
+use crate::harness::{End, Locker, Payload, SOON, Scene, Signal, injected, state, wait_until};
 
 /// NousResearch/hermes-agent#73203: "already running" must not look like a failure.
 #[test]
@@ -148,21 +148,7 @@ fn a_start_in_progress_is_waited_for() {
     fs::write(scene.pid_file(), "").unwrap();
     // The lock is taken, and a second passes before the record is written.
     let command = scene.gateway(["run", "--", "sleep", "infinity"]);
-    let slow = "trace=pwrite64";
-    let mut strace = scene.command("strace");
-    crate::harness::need("strace", "strace");
-    strace.args([
-        "-f",
-        "-o",
-        "/dev/null",
-        "-e",
-        slow,
-        "-e",
-        "inject=pwrite64:delay_enter=1000000",
-        "--",
-    ]);
-    strace.arg(command.get_program()).args(command.get_args());
-    let _starting = scene.spawn(strace);
+    let _starting = scene.spawn(injected(&scene, "pwrite64:delay_enter=1000000", &command));
     wait_until("it has the lock", SOON, || !scene.lockers().is_empty());
     assert_eq!(scene.state(), "starting");
     let output = scene.finish(["run", "--", "true"]);

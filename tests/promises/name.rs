@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{
     End, MountSpace, Payload, Process, Record, SOON, Scene, Signal, exists, in_pid_namespace,
-    lockers, must_be_root, need, state, wait_until,
+    injected, lockers, must_be_root, state, wait_until,
 };
 use crate::kit::{assert_stays, wait_until_gone};
 
@@ -297,7 +297,6 @@ fn removals_during_starts_never_make_two() {
 /// The file goes between a start's look at the path and its record; another one starts meanwhile.
 #[test]
 fn a_file_removed_before_the_record_is_written_leaves_one_holder() {
-    need("strace", "strace");
     std::thread::scope(|all| {
         for mode in [&["--replace"][..], &["--wait"], &[]] {
             all.spawn(move || removed_before_the_record(mode));
@@ -308,12 +307,13 @@ fn a_file_removed_before_the_record_is_written_leaves_one_holder() {
 fn removed_before_the_record(mode: &[&str]) {
     let deep = Deep::new();
     let payload = deep.scene.payload(Payload::Plain);
-    let mut slow = deep.scene.command("strace");
+    let mut slow = deep.scene.bare(["-f"]);
+    slow.arg(&deep.path)
+        .arg("run")
+        .args(mode)
+        .args(["--", &payload]);
     // Its record is written that many microseconds late.
-    let delay = "inject=pwrite64:delay_enter=4000000:when=1";
-    slow.args(["-f", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", delay]);
-    slow.arg(deep.scene.program()).arg("-f").arg(&deep.path);
-    slow.arg("run").args(mode).args(["--", &payload]);
+    let slow = injected(&deep.scene, "pwrite64:delay_enter=4000000:when=1", &slow);
     let mut slow = deep.scene.spawn(slow);
     // Held up by strace for longer than any other call of it takes.
     let mut held_up = Instant::now();
