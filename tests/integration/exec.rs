@@ -1,8 +1,9 @@
 //! `--exec`: becoming the command, with the lock.
 
 use std::fs;
+use std::time::Duration;
 
-use crate::harness::{End, Payload, SOON, Scene, Signal, lockers, wait_until};
+use crate::harness::{End, Payload, SOON, Scene, Signal, exists, until, wait_until};
 
 #[test]
 fn the_gateway_becomes_the_command_and_keeps_the_lock() {
@@ -114,23 +115,76 @@ fn other_descriptors_go_to_the_command_unchanged() {
     assert_eq!(others, plain.iter().collect::<Vec<_>>());
 }
 
+/// It can be found and executed by all that can be told beforehand, and execve(2) fails all the same:
+/// somebody has the script open for writing. By then the lock is held and the record written.
 #[test]
 fn a_command_that_cannot_be_executed_lets_the_lock_go() {
-    let scene = Scene::new();
-    fs::write(scene.path("bad"), "#!/no/such/interpreter\n").unwrap();
-    crate::harness::set_mode(&scene.path("bad"), 0o755);
-    for option in [&["--exec"][..], &[]] {
-        let mut words = vec!["run"];
-        words.extend(option);
-        words.extend(["--", "./bad"]);
-        let output = scene.finish(words);
-        output
-            .assert_code(126)
-            .assert_one_line()
-            .assert_says("./bad");
-        assert_eq!(lockers(&scene.pid_file()), [0; 0]);
-        scene.finish(["run", "--", "true"]).assert_code(0);
+    for options in [&[][..], &["--exec"], &["--replace"]] {
+        let scene = Scene::new();
+        let script = scene.path("script");
+        scene.script(&script, "#!/bin/sh\nexit 0\n");
+        let mut old = options.contains(&"--replace").then(|| scene.hold());
+        let words = [&["run"], options, &["--", "./script"]].concat();
+        let writer = fs::File::options().append(true).open(&script).unwrap();
+        let output = scene.finish(&words);
+        output.assert_code(126).assert_says("./script");
+        assert_eq!(
+            output.stderr.matches("./script").count(),
+            1,
+            "said once: {output:?}"
+        );
+        match &mut old {
+            Some(old) => assert_eq!(old.end(), End::of(Signal::TERM), "it was asked before"),
+            None => _ = output.assert_one_line(),
+        }
+        assert_eq!(scene.lockers(), [0; 0], "{options:?}");
+        let record = scene.record();
+        if !options.contains(&"--exec") {
+            assert!(record.is_ended(), "{options:?}: {record:?}");
+            assert_eq!(scene.state(), "free", "{options:?}");
+        }
+        drop(writer);
+        scene.finish(&words).assert_code(0);
     }
+}
+
+/// NousResearch/hermes-agent#56402: it was asked and went, and something of it has the lock still.
+#[test]
+fn a_lock_that_the_asked_holder_leaves_behind_is_waited_for_and_told() {
+    let scene = Scene::new();
+    let script = "setsid sleep infinity & echo $! >\"$SCENE/child\"; exec sleep infinity\n";
+    let payload = scene.payload(Payload::Script(script));
+    let mut old = scene.start(["run", "--exec", "--", &payload]);
+    let child: u32 = until("the child", SOON, || {
+        scene.lines("child").first()?.parse().ok()
+    });
+    crate::harness::remember(child);
+    wait_until("both have the lock", SOON, || {
+        let lockers = scene.lockers();
+        lockers.len() == 2 && lockers.contains(&child) && lockers.contains(&old.pid())
+    });
+    let before = scene.bytes();
+    let options = [
+        "run",
+        "--replace",
+        "--kill-after",
+        "300ms",
+        "--timeout",
+        "2",
+    ];
+    let words = options.iter().chain(&["--", "touch", "ran"]);
+    let output = scene.finish(words);
+    assert_eq!(old.end(), End::of(Signal::TERM));
+    output
+        .assert_code(82)
+        .assert_says(&format!("pid {child} ("))
+        .assert_says(&format!("pid {} (", old.pid()));
+    assert!(output.took >= Duration::from_secs(2), "{output:?}");
+    assert!(output.took < Duration::from_secs(4), "{output:?}");
+    assert!(!scene.path("ran").exists());
+    assert!(exists(child), "named, and not ended");
+    assert_eq!(scene.lockers(), [child]);
+    assert_eq!(scene.bytes(), before);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod harness;
 
 mod bad_input;
+mod containers;
 mod exec;
 mod exit_status;
 mod generation;
@@ -11,6 +12,7 @@ mod interop;
 mod list;
 mod messages;
 mod name;
+mod opening;
 mod paths;
 mod people;
 mod refuse;
@@ -26,3 +28,4 @@ mod terminal;
 mod tools;
 mod tour;
 mod users;
+mod writing;

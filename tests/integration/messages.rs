@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::harness::{End, Payload, Process, SOON, Scene, Signal, wait_until};
+use crate::harness::{
+    End, Locker, Payload, Process, SOON, Scene, Signal, as_nobody, set_mode, wait_until,
+};
 
 #[test]
 fn a_start_and_an_end_that_go_well_are_silent() {
@@ -160,6 +162,35 @@ fn the_journal_gets_priorities() {
     let mut command = scene.gateway(["run", "--", "true"]);
     command.env("JOURNAL_STREAM", &named);
     scene.finish_command(command).assert_code(0).assert_silent();
+}
+
+/// Seen in the kernel's table alone: who it is, its user and root can say.
+#[test]
+fn a_locker_that_may_not_be_looked_at_is_told_with_who_may() {
+    let scene = Scene::for_everybody();
+    let mut locker = Locker::on(&scene, &scene.pid_file());
+    set_mode(&scene.pid_file(), 0o666);
+    for words in [
+        &["run", "--", "true"][..],
+        &[
+            "run",
+            "--replace",
+            "--timeout",
+            "500ms",
+            "--kill-after",
+            "200ms",
+            "--",
+            "true",
+        ],
+        &["stop"],
+    ] {
+        let command = as_nobody(&scene, &scene.gateway(words));
+        let output = scene.finish_command(command);
+        output.assert_code(82);
+        output.assert_says(&format!("pid {},", locker.pid()));
+        output.assert_says("look at it as root, or as its user");
+    }
+    assert!(locker.0.is_running());
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::harness::{
-    End, Payload, Process, SOON, Scene, Signal, in_pid_namespace, lockers, need, until,
+    End, Payload, Process, SOON, Scene, Signal, in_pid_namespace, injected, lockers, stat_field,
+    until,
 };
 use crate::people::{Canary, record_naming};
 
@@ -358,16 +359,15 @@ fn a_kill_in_the_middle_of_a_stop_blocks_nobody() {
 /// tox-dev/filelock#561: the file is replaced between the opening and the locking of it.
 #[test]
 fn a_file_that_is_replaced_between_open_and_lock_is_noticed() {
-    need("strace", "strace");
     let scene = Scene::new();
     fs::write(scene.pid_file(), "").unwrap();
     let payload = scene.payload(Payload::Plain);
     let command = scene.gateway(["run", "--", &payload]);
-    let mut slow = scene.command("strace");
-    slow.args(["-f", "-o", "/dev/null", "-e", "trace=flock"]);
-    slow.args(["-e", "inject=flock:delay_enter=1500000:when=1", "--"]);
-    slow.arg(command.get_program()).args(command.get_args());
-    let slow = scene.spawn(slow);
+    let slow = scene.spawn(injected(
+        &scene,
+        "flock:delay_enter=1500000:when=1",
+        &command,
+    ));
     let has_it_open = |pid: u32| {
         let fds = fs::read_dir(format!("/proc/{pid}/fd"))
             .into_iter()
@@ -392,15 +392,10 @@ fn a_file_that_is_replaced_between_open_and_lock_is_noticed() {
 /// aristanetworks/bst#74: the parent dies between the fork and the parent-death signal.
 #[test]
 fn a_gateway_that_dies_while_it_forks_starts_nothing() {
-    need("strace", "strace");
     let scene = Scene::new();
     let payload = scene.payload(Payload::Plain);
     let command = scene.gateway(["run", "--", &payload]);
-    let mut slow = scene.command("strace");
-    slow.args(["-f", "-o", "/dev/null", "-e", "trace=prctl"]);
-    slow.args(["-e", "inject=prctl:delay_enter=500000", "--"]);
-    slow.arg(command.get_program()).args(command.get_args());
-    let _slow = scene.spawn(slow);
+    let _slow = scene.spawn(injected(&scene, "prctl:delay_enter=500000", &command));
     let record = scene.wait_for_record("a record", |record| !record.is_ended());
     let child = until("its child", SOON, || {
         crate::harness::descendants(record.pid()).first().copied()
@@ -416,11 +411,39 @@ fn a_gateway_that_dies_while_it_forks_starts_nothing() {
     assert_eq!(scene.started_payloads(), [0; 0]);
 }
 
+/// aristanetworks/bst#74 again, where the orphan comes to a living process, as under a session
+/// manager, and not to pid 1.
+#[test]
+fn a_gateway_that_dies_while_it_forks_starts_nothing_below_a_subreaper_either() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Plain);
+    let inner = scene.gateway(["run", "--", &payload]);
+    let slow = injected(&scene, "prctl:delay_enter=1000000", &inner);
+    let gateway = scene.program().to_str().unwrap();
+    let mut outer = scene.spawn(scene.behind(gateway, &["-f", "outer.pid", "run", "--"], &slow));
+    let record = scene.wait_for_record("a record", |record| !record.is_ended());
+    let child = until("its child", SOON, || {
+        crate::harness::descendants(record.pid()).first().copied()
+    });
+    crate::harness::remember(child);
+    assert_eq!(scene.started_payloads(), [0; 0], "it is held up in time");
+    crate::harness::kill(record.pid());
+    let foster = outer.pid().to_string();
+    until("the child has come to the outer gateway", SOON, || {
+        (stat_field(child, 4)? == foster).then_some(())
+    });
+    until("the child has ended", SOON, || {
+        (!crate::harness::exists(child)).then_some(())
+    });
+    assert_eq!(scene.started_payloads(), [0; 0]);
+    assert_eq!(outer.end(), End::Code(128 + 9), "the inner one was killed");
+}
+
 /// manticoresoftware/manticoresearch#4895: an exiting daemon removed its successor's file.
 #[test]
 fn a_whole_life_removes_and_truncates_nothing() {
     let scene = Scene::new();
-    let calls = "trace=unlink,unlinkat,rename,renameat,renameat2,link,linkat,truncate,ftruncate,pwrite64,openat,flock";
+    let calls = "trace=unlink,unlinkat,rename,renameat,renameat2,link,linkat,truncate,ftruncate,pwrite64,open,openat,creat,flock";
     let payload = scene.payload(Payload::Graceful);
     let command = scene.gateway(["run", "--", &payload]);
     let mut trace = crate::harness::Trace::start(&scene, calls, &command);
@@ -437,11 +460,19 @@ fn a_whole_life_removes_and_truncates_nothing() {
         .collect();
     let path = scene.pid_file();
     let path = path.to_str().unwrap();
+    assert!(
+        own.iter()
+            .any(|call| call.name.starts_with("open") && call.rest.contains(path)),
+        "the trace shows how the file is opened"
+    );
     for call in &own {
         let forbidden = call.name.starts_with("unlink")
             || call.name.starts_with("rename")
             || call.name.starts_with("link")
-            || call.name == "openat" && call.rest.contains(path) && call.rest.contains("O_TRUNC")
+            || call.name == "creat"
+            || call.name.starts_with("open")
+                && call.rest.contains(path)
+                && call.rest.contains("O_TRUNC")
             || call.name == "flock" && call.rest.contains("LOCK_UN");
         assert!(!forbidden, "{call:?}");
     }

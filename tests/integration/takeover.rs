@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{
     Call, End, Locker, Payload, SOON, Scene, Signal, Trace, as_nobody, exists, in_pid_namespace,
-    need, set_mode, state, until, wait_until,
+    injected, need, set_mode, state, until, wait_until,
 };
 use crate::people::{Canary, record_naming, record_with};
 
@@ -64,12 +64,8 @@ fn the_replaced_run_is_recorded_while_nobody_has_the_file_yet() {
     scene.wait_for_mark("ready");
     // The newcomer is stopped before it can write: the old record is looked at in peace.
     let newcomer = scene.gateway(["run", "--replace", "--", "true"]);
-    let mut strace = scene.command("strace");
-    need("strace", "strace");
-    strace.args(["-f", "-o", "/dev/null", "-e", "trace=pidfd_send_signal"]);
-    strace.args(["-e", "inject=pidfd_send_signal:delay_exit=1000000", "--"]);
-    strace.arg(newcomer.get_program()).args(newcomer.get_args());
-    let newcomer = scene.spawn(strace);
+    let slow = "pidfd_send_signal:delay_exit=1000000";
+    let newcomer = scene.spawn(injected(&scene, slow, &newcomer));
     assert_eq!(old.end(), End::Code(0));
     let record = scene.record();
     assert_eq!(record.first_line, "");
@@ -198,7 +194,9 @@ fn neither_a_stranger_in_the_file_nor_a_foreign_locker_is_signalled() {
     for (scene, mut locker, start, stop) in runs {
         let before = scene.bytes();
         let named = format!("pid {} (", locker.pid());
-        start.output().assert_code(82).assert_says(&named);
+        let output = start.output();
+        output.assert_code(82).assert_says(&named);
+        output.assert_says("wait for it with --wait");
         stop.output().assert_code(82).assert_says(&named);
         assert_eq!(scene.bytes(), before);
         assert!(locker.0.is_running());
@@ -327,20 +325,22 @@ fn the_pidfd_comes_first_then_the_proof_then_the_signal() {
         .filter(|at| own[*at].rest.contains("SIGTERM") || own[*at].rest.contains("SIGKILL"))
         .collect();
     assert_eq!(signals.len(), 2, "one TERM, one KILL: {own:#?}");
-    let pinned = own
-        .iter()
-        .position(|call| call.name == "pidfd_open" && call.rest.starts_with(&format!("{holder},")))
-        .expect("the holder is pinned");
+    let pins = format!("{holder},");
     let proof = format!("\"/proc/{holder}/fdinfo");
-    let mut after = pinned;
+    let mut after = 0;
     for signal in signals {
-        let proven = own[after..signal]
+        let before = &own[after..signal];
+        let pinned = before
+            .iter()
+            .position(|call| call.name == "pidfd_open" && call.rest.starts_with(&pins));
+        let pinned = pinned.unwrap_or_else(|| panic!("not pinned for {:?}", own[signal]));
+        let proven = before[pinned..]
             .iter()
             .any(|call| call.name == "openat" && call.rest.contains(&proof));
         assert!(
             proven,
             "no proof between {:?} and {:?}",
-            own[after], own[signal]
+            before[pinned], own[signal]
         );
         after = signal;
     }
@@ -381,6 +381,7 @@ fn another_users_holder_is_not_waited_for() {
     let scene = Scene::for_everybody();
     let mut holder = scene.hold();
     set_mode(&scene.pid_file(), 0o666);
+    let before = scene.footprint();
     for words in [&["run", "--replace", "--", "true"][..], &["stop"]] {
         let command = as_nobody(&scene, &scene.gateway(words));
         let output = scene.finish_command(command);
@@ -391,6 +392,7 @@ fn another_users_holder_is_not_waited_for() {
         assert!(output.took < Duration::from_secs(2), "{output:?}");
     }
     assert!(holder.is_running());
+    assert_eq!(scene.footprint(), before);
 }
 
 /// garrytan/gbrain#2840: the number means another process, or nobody, on the other side.
@@ -411,6 +413,7 @@ fn a_holder_outside_our_pid_namespace_is_not_guessed_at() {
     let command = in_pid_namespace(&scene, &scene.gateway(options));
     let output = scene.finish_command(command);
     output.assert_code(82).assert_says("pid namespace");
+    output.assert_says("stop it where it runs");
     let command = in_pid_namespace(&scene, &scene.gateway(["run", "--", "true"]));
     scene.finish_command(command).assert_code(82);
     assert!(holder.is_running());

@@ -6,6 +6,7 @@ mod harness;
 mod authority;
 mod kit;
 mod name;
+mod proof;
 mod standby;
 mod stop;
 mod survivors;
