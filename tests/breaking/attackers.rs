@@ -464,7 +464,7 @@ mod swaps {
         let brief = scene.payload(Payload::Script("exit 7\n"));
         let (command, _) = stage.saying(vec!["run", "--", &brief]);
         let gateway = Traced::start(command, plan, none);
-        let paused = gateway.wait_for_pause(QUIET);
+        let paused = gateway.pauses(HUNG, QUIET, || true);
         if paused {
             fs::remove_file(scene.pid_file()).expect("it is there");
             swap(stage, &scene.pid_file());

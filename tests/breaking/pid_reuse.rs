@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::form::{Chance, choose};
-use crate::harness::{End, Process, Signal};
+use crate::harness::{End, Payload, Process, Signal};
 use crate::recycle::{Ring, Successor, collect};
 use crate::stage::{HUNG, Stage, Tally, points};
 use crate::trace::{Plan, Report, Traced};
@@ -45,18 +45,34 @@ fn aged_holder(stage: &Stage) -> Process {
     holder
 }
 
+/// A holder that does not stop when it is asked.
+fn deaf_holder(stage: &Stage) -> Process {
+    let payload = stage.scene.payload(Payload::Deaf);
+    let words = ["run", "--stop-timeout", "1h", "--", &payload];
+    let holder = stage.up(stage.scene.start(words), HUNG);
+    stage.scene.wait_for_mark("deaf");
+    std::thread::sleep(TICK);
+    holder
+}
+
+/// A run of a newcomer, and whether the holder's numbers were handed on meanwhile.
+struct Run {
+    report: Report,
+    handed_on: bool,
+}
+
 /// The whole takeover, the holder's numbers being handed on before this call of the newcomer.
-fn newcomer(stage: &Stage, args: &[&str], plan: Plan) -> Report {
-    let mut holder = aged_holder(stage);
+fn newcomer(stage: &Stage, mut holder: Process, args: &[&str], plan: Plan) -> Run {
     let newcomer = Traced::start(stage.saying(args.to_vec()).0, plan, none);
-    let paused = newcomer.wait_for_pause(QUIET);
+    // It also rests while it waits for the holder: what comes after that is swept, too.
+    let pid = newcomer.pid();
+    let paused = newcomer.pauses(HUNG, QUIET, || args[0] == "run" && stage.is_up(pid));
     let mut successors = Vec::new();
     if paused && holder.is_running() {
         successors.extend(recycle(stage, &mut holder));
     }
     newcomer.go_on();
     if args[0] == "run" {
-        let pid = newcomer.pid();
         assert!(newcomer.settle(HUNG, QUIET, || stage.is_up(pid)));
         crate::harness::signal(pid, Signal::TERM);
     }
@@ -69,34 +85,101 @@ fn newcomer(stage: &Stage, args: &[&str], plan: Plan) -> Report {
     };
     assert_eq!(report.end, expected);
     assert_silent(&successors);
-    report
+    Run {
+        report,
+        handed_on: !successors.is_empty(),
+    }
 }
 
-fn sweep(name: &str, args: fn(&Stage) -> Vec<&str>) {
-    let mut chance = Chance::new();
-    let mut tally = Tally::default();
-    let stage = Stage::new();
-    let untouched = newcomer(&stage, &args(&stage), Plan::Watch);
-    drop(stage);
-    for call in points(&mut chance, &untouched, SHORT_STEP) {
-        tally.point(&format!("{name}, numbers handed on at call {call}"), || {
-            let stage = Stage::new();
-            let report = newcomer(&stage, &args(&stage), Plan::PauseAt(call));
-            stage.assert_recovers();
-            report.struck
-        });
+/// What is swept.
+struct Sweep {
+    name: &'static str,
+    holder: fn(&Stage) -> Process,
+    args: fn(&Stage) -> Vec<&str>,
+    /// The calls at which it is worth trying, in an untouched run.
+    points: fn(&mut Chance, &Report) -> Vec<u64>,
+}
+
+impl Sweep {
+    fn run(&self, plan: Plan) -> Run {
+        let stage = Stage::new();
+        let run = newcomer(&stage, (self.holder)(&stage), &(self.args)(&stage), plan);
+        stage.assert_recovers();
+        run
     }
-    tally.close(&format!("pid reuse, {name}"), &chance);
+
+    /// A point counts if the numbers were really handed on: after its end the holder has none.
+    fn sweep(&self) {
+        let mut chance = Chance::new();
+        let mut tally = Tally::default();
+        let untouched = self.run(Plan::Watch).report;
+        for call in (self.points)(&mut chance, &untouched) {
+            let what = format!("{}, numbers handed on at call {call}", self.name);
+            tally.point(&what, || {
+                let run = self.run(Plan::PauseAt(call));
+                run.report.struck.filter(|_| run.handed_on)
+            });
+        }
+        tally.close(&format!("pid reuse, {}", self.name), &chance);
+    }
+}
+
+fn all_points(chance: &mut Chance, untouched: &Report) -> Vec<u64> {
+    points(chance, untouched, SHORT_STEP)
+}
+
+/// From the call after the TERM to the KILL itself.
+fn points_between_the_signals(chance: &mut Chance, untouched: &Report) -> Vec<u64> {
+    let sent = |signal: Signal| {
+        let sent = untouched.sent.iter();
+        let mut calls = sent.filter(|(_, sent)| *sent == signal.as_raw());
+        let (call, _) = calls.next().expect("it is sent");
+        *call
+    };
+    let (asked, killed) = (sent(Signal::TERM), sent(Signal::KILL));
+    assert!(asked < killed, "{:?}", untouched.sent);
+    let within = crate::form::points(chance, killed - asked, SHORT_STEP);
+    within.into_iter().map(|call| asked + call).collect()
 }
 
 #[test]
 fn the_holders_numbers_may_be_handed_on_at_any_call_of_a_takeover() {
-    alone(|| sweep("takeover", |stage| stage.run(&["--replace"])));
+    alone(|| {
+        let sweep = Sweep {
+            name: "takeover",
+            holder: aged_holder,
+            args: |stage| stage.run(&["--replace"]),
+            points: all_points,
+        };
+        sweep.sweep();
+    });
 }
 
 #[test]
 fn the_holders_numbers_may_be_handed_on_at_any_call_of_a_stop() {
-    alone(|| sweep("stop", |_| vec!["stop"]));
+    alone(|| {
+        let sweep = Sweep {
+            name: "stop",
+            holder: aged_holder,
+            args: |_| vec!["stop"],
+            points: all_points,
+        };
+        sweep.sweep();
+    });
+}
+
+/// giampaolo/psutil#2400: seconds pass between the request and the kill, and the window is widest.
+#[test]
+fn the_holders_numbers_may_be_handed_on_between_the_request_and_the_kill() {
+    alone(|| {
+        let sweep = Sweep {
+            name: "request to kill",
+            holder: deaf_holder,
+            args: |stage| stage.run(&["--replace", "--kill-after", "200ms"]),
+            points: points_between_the_signals,
+        };
+        sweep.sweep();
+    });
 }
 
 /// One crash, and what comes after it, with the numbers handed on.

@@ -53,6 +53,8 @@ pub struct Report {
     pub end: End,
     pub calls: u64,
     pub struck: Option<Struck>,
+    /// The signals that it sent through a pidfd, each with the number of its call; watched only.
+    pub sent: Vec<(u64, i32)>,
 }
 
 /// The errnos that a call can give: chosen by its number and the path it names.
@@ -120,11 +122,11 @@ impl Traced {
         self.shared.ended.load(Ordering::SeqCst)
     }
 
-    /// Waits until it stands still. `false`: it came to rest, or ended, without that.
-    pub fn wait_for_pause(&self, quiet: Duration) -> bool {
-        let is_paused = || self.shared.paused.load(Ordering::SeqCst);
-        self.settle(Duration::from_secs(20), quiet, || true);
-        is_paused()
+    /// Waits until it stands still. `false`: it ended, or was done by this measure and came to rest,
+    /// without that.
+    pub fn pauses(&self, limit: Duration, quiet: Duration, done: impl FnMut() -> bool) -> bool {
+        self.settle(limit, quiet, done);
+        self.shared.paused.load(Ordering::SeqCst)
     }
 
     /// Lets it go on, and past the place where it was to stand still.
@@ -224,6 +226,7 @@ struct Tracer<'a> {
     shared: &'a Shared,
     tracees: Vec<Tracee>,
     struck: Option<Struck>,
+    sent: Vec<(u64, i32)>,
     end: Option<End>,
 }
 
@@ -241,6 +244,7 @@ impl<'a> Tracer<'a> {
                 new: false,
             }],
             struck: None,
+            sent: Vec::new(),
             end: None,
         }
     }
@@ -270,6 +274,7 @@ impl<'a> Tracer<'a> {
             end: self.end.expect("the gateway has ended"),
             calls: self.shared.calls.load(Ordering::SeqCst),
             struck: self.struck,
+            sent: self.sent,
         }
     }
 
@@ -347,6 +352,7 @@ impl<'a> Tracer<'a> {
         }
         let call = self.shared.calls.fetch_add(1, Ordering::SeqCst) + 1;
         match self.plan {
+            Plan::Watch => self.note(pid, call),
             Plan::KillAt(at) if at == call => {
                 self.strike(pid, found(pid), None);
                 signal(self.main.cast_unsigned(), Signal::KILL);
@@ -365,6 +371,13 @@ impl<'a> Tracer<'a> {
                 });
             }
             _ => {}
+        }
+    }
+
+    fn note(&mut self, pid: i32, call: u64) {
+        if peek(pid, ORIG_RAX) == libc::SYS_pidfd_send_signal {
+            let signal = i32::try_from(peek(pid, RSI)).unwrap_or(0);
+            self.sent.extend((signal != 0).then_some((call, signal)));
         }
     }
 
