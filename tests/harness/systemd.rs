@@ -163,7 +163,7 @@ impl Systemd {
     }
 
     /// A command inside, not yet started: no terminal, a clean environment.
-    fn command<const N: usize>(&self, argv: [&str; N]) -> Command {
+    fn command<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args([
@@ -204,7 +204,7 @@ impl Systemd {
     }
 
     /// Starts a command as somebody at a shell would, outside any unit.
-    pub fn by_hand<const N: usize>(&self, argv: [&str; N]) -> ByHand {
+    pub fn by_hand<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> ByHand {
         let stderr = tempfile::tempfile().expect("a file for stderr");
         let child = self
             .command(argv)

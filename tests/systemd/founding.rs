@@ -2,7 +2,9 @@
 //! restart tripped over it, and the start limit kept the service down.
 
 use crate::harness::{SOON, Systemd, until};
-use crate::scene::{assert_never_two_payloads, boot, new_payload, payload, pid_file, unit};
+use crate::scene::{
+    assert_never_two_payloads, boot, new_payload, payload, pid_file, take_over, unit,
+};
 
 #[test]
 fn four_crashes_within_the_start_limit_are_four_restarts() {
@@ -35,16 +37,7 @@ fn four_crashes_within_the_start_limit_are_four_restarts() {
     assert!(!journal.contains("start-limit-hit"), "{journal}");
 
     // By hand it is taken over: the unit ends clean and stays down.
-    let mut by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "hermes",
-        "--",
-        "/run/test/plain",
-        "hermes",
-    ]);
+    let mut by_hand = take_over(&systemd, "hermes");
     let last = new_payload(&systemd, "hermes", &last);
     systemd.wait_for("hermes", "SubState", "dead");
     assert_eq!(systemd.property("hermes", "Result"), "success");

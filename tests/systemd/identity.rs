@@ -1,7 +1,9 @@
 //! Who runs in a unit, and who only lives in its cgroup.
 
+use rustix::process::Signal;
+
 use crate::harness::Systemd;
-use crate::scene::{boot, new_payload, payload, unit};
+use crate::scene::{boot, new_payload, payload, take_over, unit};
 
 /// The `holder` that `gateway status --json` shows.
 fn holder(systemd: &Systemd, name: &str) -> serde_json::Value {
@@ -11,20 +13,14 @@ fn holder(systemd: &Systemd, name: &str) -> serde_json::Value {
     status["holder"].clone()
 }
 
-/// Takes a lock over by hand, and gives what was said about it.
+/// Takes a lock over by hand, and gives all that was said about it, up to its end.
 fn words_of_a_takeover(systemd: &Systemd, name: &str) -> String {
     let old = payload(systemd, name);
-    let by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        name,
-        "--",
-        "/run/test/plain",
-        name,
-    ]);
+    let mut by_hand = take_over(systemd, name);
     new_payload(systemd, name, &old);
+    by_hand.wait_for_line("asked pid");
+    by_hand.signal(Signal::TERM);
+    by_hand.wait();
     by_hand.stderr()
 }
 
@@ -69,7 +65,9 @@ fn a_cron_job_is_not_mistaken_for_cron() {
     ]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
-        refused.status.code() == Some(80) && !said.contains("cron.service"),
+        refused.status.code() == Some(80)
+            && said.contains("held by pid")
+            && !said.contains("cron.service"),
         "{said}"
     );
     let said = words_of_a_takeover(&systemd, "job");

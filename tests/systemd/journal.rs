@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::harness::{SOON, Systemd, until};
-use crate::scene::{boot, new_payload, payload, unit};
+use crate::scene::{boot, new_payload, payload, run_by_hand, unit};
 
 /// Looks for these texts, one after the other.
 fn assert_told_in_order(journal: &str, story: &[String]) {
@@ -38,15 +38,7 @@ fn the_journal_tells_who_held_who_asked_what_was_ended_and_after_how_long() {
     systemd.units([("web.service", &text)]);
 
     // A run by hand is killed, and leaves a process.
-    let mut killed = systemd.by_hand([
-        "gateway",
-        "run",
-        "-n",
-        "web",
-        "--",
-        "/run/test/forks",
-        "web",
-    ]);
+    let mut killed = run_by_hand(&systemd, &[], "web", &["/run/test/forks", "web"]);
     payload(&systemd, "web");
     let orphan = until("the payload's child", SOON, || {
         let pid = systemd.read("/run/test/web.child").trim().to_owned();
@@ -66,17 +58,12 @@ fn the_journal_tells_who_held_who_asked_what_was_ended_and_after_how_long() {
     let second = new_payload(&systemd, "web", &first);
 
     // By hand, and back, and the end.
-    let mut by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
+    let mut by_hand = run_by_hand(
+        &systemd,
+        &["--replace"],
         "web",
-        "--",
-        "/run/test/drain",
-        "web",
-        "1",
-    ]);
+        &["/run/test/drain", "web", "1"],
+    );
     let third = new_payload(&systemd, "web", &second);
     systemd.wait_for("web", "SubState", "dead");
     systemd.ok(["systemctl", "start", "web"]);
@@ -129,15 +116,7 @@ fn a_refusal_in_the_journal_is_a_warning_and_a_bad_file_an_error() {
             &unit("-f /run/test -- /run/test/plain bad", "Restart=no\n"),
         ),
     ]);
-    let _holder = systemd.by_hand([
-        "gateway",
-        "run",
-        "-n",
-        "web",
-        "--",
-        "/run/test/plain",
-        "web",
-    ]);
+    let _holder = run_by_hand(&systemd, &[], "web", &["/run/test/plain", "web"]);
     payload(&systemd, "web");
     systemd.run(["systemctl", "start", "held"]);
     systemd.run(["systemctl", "start", "bad"]);

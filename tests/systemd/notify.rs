@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::harness::{SOON, Systemd, until};
 use crate::scene::{
     assert_ended_well, assert_never_two_payloads, assert_runs_undisturbed, boot, new_payload,
-    payload, unit,
+    payload, run_by_hand, take_over, unit,
 };
 
 #[test]
@@ -20,16 +20,7 @@ fn a_takeover_may_outlast_the_start_timeout() {
         "TimeoutStartSec=2s\n",
     );
     systemd.units([("slow.service", &text)]);
-    let mut by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "-n",
-        "slow",
-        "--",
-        "/run/test/drain",
-        "slow",
-        "4",
-    ]);
+    let mut by_hand = run_by_hand(&systemd, &[], "slow", &["/run/test/drain", "slow", "4"]);
     let first = payload(&systemd, "slow");
     let began = Instant::now();
     systemd.ok(["systemctl", "start", "slow"]);
@@ -69,16 +60,7 @@ fn a_drain_at_a_takeover_may_outlast_the_stop_timeout() {
     systemd.units([("slow.service", &text)]);
     systemd.ok(["systemctl", "start", "slow"]);
     let first = payload(&systemd, "slow");
-    let _by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "slow",
-        "--",
-        "/run/test/plain",
-        "slow",
-    ]);
+    let _by_hand = take_over(&systemd, "slow");
     new_payload(&systemd, "slow", &first);
     assert_ended_well(&systemd, "slow.service");
     assert_eq!(systemd.read("/run/test/slow.drained"), "done\n");
@@ -102,16 +84,7 @@ fn starting(systemd: &Systemd) {
 fn a_unit_taken_over_before_it_was_ready_is_not_revived() {
     let systemd = boot();
     starting(&systemd);
-    let _by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "early",
-        "--",
-        "/run/test/plain",
-        "early",
-    ]);
+    let _by_hand = take_over(&systemd, "early");
     assert_ended_well(&systemd, "early.service");
     assert_never_two_payloads(&systemd, "early");
 }
@@ -151,16 +124,7 @@ fn a_full_queue_of_notifications_does_not_swallow_readiness() {
         "TimeoutStartSec=90s\n",
     );
     systemd.units([("busy.service", &text)]);
-    let mut holder = systemd.by_hand([
-        "gateway",
-        "run",
-        "-n",
-        "busy",
-        "--",
-        "/run/test/drain",
-        "busy",
-        "1",
-    ]);
+    let mut holder = run_by_hand(&systemd, &[], "busy", &["/run/test/drain", "busy", "1"]);
     let first = payload(&systemd, "busy");
     systemd.ok(["systemctl", "start", "--no-block", "busy"]);
     until("the takeover waits", SOON, || {
@@ -185,16 +149,7 @@ fn a_unit_replaced_while_it_takes_over_is_not_revived() {
         "TimeoutStartSec=60s\n",
     );
     systemd.units([("early.service", &text)]);
-    let _by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "-n",
-        "early",
-        "--",
-        "/run/test/drain",
-        "early",
-        "2",
-    ]);
+    let _by_hand = run_by_hand(&systemd, &[], "early", &["/run/test/drain", "early", "2"]);
     payload(&systemd, "early");
     systemd.ok(["systemctl", "start", "--no-block", "early"]);
     until("the takeover waits", SOON, || {
@@ -306,15 +261,7 @@ fn a_standby_that_is_stopped_in_line_ends_well() {
         "second.service",
         &unit("--wait -n pair -- /run/test/plain pair", ""),
     )]);
-    let mut holder = systemd.by_hand([
-        "gateway",
-        "run",
-        "-n",
-        "pair",
-        "--",
-        "/run/test/plain",
-        "pair",
-    ]);
+    let mut holder = run_by_hand(&systemd, &[], "pair", &["/run/test/plain", "pair"]);
     let first = payload(&systemd, "pair");
     systemd.ok(["systemctl", "start", "second"]);
     assert!(
@@ -337,15 +284,7 @@ fn a_standby_turns_for_the_watchdog_too() {
         "second.service",
         &unit("--wait -n pair -- /run/test/plain pair", "WatchdogSec=3s\n"),
     )]);
-    let _holder = systemd.by_hand([
-        "gateway",
-        "run",
-        "-n",
-        "pair",
-        "--",
-        "/run/test/plain",
-        "pair",
-    ]);
+    let _holder = run_by_hand(&systemd, &[], "pair", &["/run/test/plain", "pair"]);
     payload(&systemd, "pair");
     systemd.ok(["systemctl", "start", "second"]);
     // Three times half a period: more than its watchdog would have let pass in silence.

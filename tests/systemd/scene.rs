@@ -1,6 +1,8 @@
 //! What the tests share: payloads, and units around them.
 
-use crate::harness::{SOON, Systemd, until};
+use std::collections::HashMap;
+
+use crate::harness::{ByHand, SOON, Systemd, until};
 
 /// Holds a lock of its own for life, in a file that the kernel lets go of when
 /// the payload is gone. Finds out so if another payload of that name lives.
@@ -58,6 +60,22 @@ pub fn unit(arguments: &str, more: &str) -> String {
     )
 }
 
+/// Starts `gateway run` with these options as somebody at a shell would.
+pub fn run_by_hand(systemd: &Systemd, options: &[&str], name: &str, command: &[&str]) -> ByHand {
+    let run = ["gateway", "run"]
+        .into_iter()
+        .chain(options.iter().copied());
+    let what = ["-n", name, "--"]
+        .into_iter()
+        .chain(command.iter().copied());
+    systemd.by_hand(run.chain(what))
+}
+
+/// Takes the lock of this name over by hand, with a payload that ends of TERM.
+pub fn take_over(systemd: &Systemd, name: &str) -> ByHand {
+    run_by_hand(systemd, &["--replace"], name, &["/run/test/plain", name])
+}
+
 /// Where a gateway of this name keeps its pid file.
 pub fn pid_file(name: &str) -> String {
     format!("/var/lib/gateway/{name}/gateway.pid")
@@ -101,6 +119,22 @@ pub fn assert_ended_well(systemd: &Systemd, unit: &str) {
     assert_eq!(now["Result"], "success");
     assert_eq!(now["NRestarts"], "0");
     assert_eq!(systemd.members(unit), "", "left in the cgroup of {unit}");
+}
+
+/// What keeps a unit of ours from each known outage, whatever else it says.
+#[track_caller]
+pub fn assert_is_set_up_well(unit: &str, now: &HashMap<String, String>) {
+    // The signal goes to the gateway alone.
+    assert_eq!(now["KillMode"], "mixed", "{unit}");
+    // A refusal or a lost claim is not repeated for ever.
+    let never_again: Vec<&str> = now["RestartPreventExitStatus"].split(' ').collect();
+    for code in ["80", "84"] {
+        assert!(never_again.contains(&code), "{unit}: {never_again:?}");
+    }
+    // The founding outage was a start limit.
+    assert_eq!(now["StartLimitIntervalUSec"], "0", "{unit}");
+    // The manager deletes the file that is named here.
+    assert_eq!(now.get("PIDFile").map_or("", String::as_str), "", "{unit}");
 }
 
 /// The unit was never started again by the service manager.

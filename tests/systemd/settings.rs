@@ -1,11 +1,12 @@
 //! Settings of units that could blind the gateway, or take its file away.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::harness::{SOON, Systemd, until};
 use crate::scene::{
     assert_ended_well, assert_never_two_payloads, assert_runs_undisturbed, boot, new_payload,
-    payload, unit,
+    payload, take_over, unit,
 };
 
 /// A crash, a takeover by hand, and back.
@@ -15,16 +16,7 @@ fn crash_takeover_and_back(systemd: &Systemd, name: &str) {
     systemd.ok(["systemctl", "kill", "-s", "KILL", "--kill-who=main", name]);
     let second = new_payload(systemd, "web", &first);
     systemd.wait_for(name, "ActiveState", "active");
-    let mut by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "web",
-        "--",
-        "/run/test/plain",
-        "web",
-    ]);
+    let mut by_hand = take_over(systemd, "web");
     let third = new_payload(systemd, "web", &second);
     systemd.wait_for(name, "SubState", "dead");
     assert_eq!(systemd.property(name, "Result"), "success");
@@ -90,16 +82,7 @@ fn a_user_that_systemd_makes_up_means_the_same_file_as_root() {
     systemd.ok(["systemctl", "kill", "-s", "KILL", "--kill-who=main", "web"]);
     let second = new_payload(&systemd, "web", &first);
     systemd.wait_for("web", "ActiveState", "active");
-    let mut by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "web",
-        "--",
-        "/run/test/plain",
-        "web",
-    ]);
+    let mut by_hand = take_over(&systemd, "web");
     let third = new_payload(&systemd, "web", &second);
     systemd.wait_for("web", "SubState", "dead");
     assert_eq!(systemd.property("web", "Result"), "success");
@@ -120,6 +103,8 @@ fn a_folder_that_systemd_removes_with_the_unit_costs_nobody_the_lock() {
     systemd.units([("web.service", &unit(&arguments, "RuntimeDirectory=web\n"))]);
     systemd.ok(["systemctl", "start", "web"]);
     let first = payload(&systemd, "web");
+    let folder = || std::fs::metadata(systemd.inside("/run/web")).map(|folder| folder.ino());
+    let made_by_systemd = folder().expect("RuntimeDirectory= is there");
     let mut by_hand = systemd.by_hand([
         "gateway",
         "run",
@@ -141,6 +126,8 @@ fn a_folder_that_systemd_removes_with_the_unit_costs_nobody_the_lock() {
             .contains(&format!("\"pid\":{second},"))
             .then_some(())
     });
+    let made_again = folder().expect("made again by whoever has the lock");
+    assert_ne!(made_again, made_by_systemd, "systemd did not remove it");
 
     systemd.ok(["systemctl", "start", "web"]);
     new_payload(&systemd, "web", &second);

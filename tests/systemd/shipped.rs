@@ -1,13 +1,14 @@
 //! The units that we ship, as they are.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::harness::{SOON, Systemd, until};
+use crate::harness::{ByHand, SOON, Systemd, until};
 use crate::scene::{
-    assert_ended_well, assert_never_two_payloads, assert_runs_undisturbed, boot, new_payload,
-    payload,
+    assert_ended_well, assert_is_set_up_well, assert_never_two_payloads, assert_runs_undisturbed,
+    boot, new_payload, payload, run_by_hand,
 };
 
 /// Installs a file of `packaging/systemd`.
@@ -17,6 +18,38 @@ fn install(systemd: &Systemd, file: &str, unit: &str) {
         .join(file);
     let text = std::fs::read_to_string(&path).expect("a shipped file");
     systemd.units([(unit, &text)]);
+}
+
+/// A stray holder by hand ends when the unit starts, and the unit runs undisturbed.
+#[track_caller]
+fn takes_over_from_a_stray(systemd: &Systemd, unit: &str, name: &str, mut stray: ByHand) {
+    let strays = payload(systemd, name);
+    systemd.ok(["systemctl", "start", unit]);
+    new_payload(systemd, name, &strays);
+    assert_eq!(stray.wait().signal(), Some(15), "{}", stray.stderr());
+    assert!(!systemd.lives(&strays));
+    systemd.wait_for(unit, "ActiveState", "active");
+    assert_runs_undisturbed(systemd, unit);
+    assert_never_two_payloads(systemd, name);
+}
+
+#[test]
+fn the_template_takes_over_from_a_stray_holder() {
+    let systemd = boot();
+    install(&systemd, "gateway@.service", "gateway@.service");
+    systemd.script(
+        "/etc/gateway/demo",
+        "#!/bin/sh\nexec /run/test/plain demo\n",
+    );
+    let stray = run_by_hand(&systemd, &[], "demo", &["/etc/gateway/demo"]);
+    takes_over_from_a_stray(&systemd, "gateway@demo", "demo", stray);
+    assert_is_set_up_well("gateway@demo", &systemd.properties("gateway@demo"));
+    install(
+        &systemd,
+        "examples/give-way.conf",
+        "gateway@demo.service.d/give-way.conf",
+    );
+    assert_is_set_up_well("give-way", &systemd.properties("gateway@demo"));
 }
 
 #[test]
@@ -47,15 +80,7 @@ fn the_template_runs_the_executable_of_its_name() {
     systemd.wait_for("gateway@demo", "ActiveState", "active");
 
     // The same words by hand.
-    let mut by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "demo",
-        "--",
-        "/etc/gateway/demo",
-    ]);
+    let mut by_hand = run_by_hand(&systemd, &["--replace"], "demo", &["/etc/gateway/demo"]);
     new_payload(&systemd, "demo", &second);
     by_hand.wait_for_line("systemctl start gateway@demo.service");
     systemd.wait_for("gateway@demo", "SubState", "dead");
@@ -80,15 +105,7 @@ fn the_give_way_drop_in_lets_a_session_have_the_lock_and_comes_back() {
     );
     systemd.ok(["systemctl", "start", "gateway@demo"]);
     let units = payload(&systemd, "demo");
-    let mut session = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "demo",
-        "--",
-        "/etc/gateway/demo",
-    ]);
+    let mut session = run_by_hand(&systemd, &["--replace"], "demo", &["/etc/gateway/demo"]);
     let sessions = new_payload(&systemd, "demo", &units);
     // RestartSec= is the shipped one here.
     until("the unit stands in line", SOON, || {
@@ -133,6 +150,7 @@ fn the_founding_outages_unit_runs_as_its_own_user_and_is_seen_by_root() {
     );
     systemd.ok(["systemctl", "start", "hermes-gateway"]);
     let first = payload(&systemd, "hermes");
+    assert_is_set_up_well("hermes", &systemd.properties("hermes-gateway"));
 
     let status = systemd.ok(["gateway", "-n", "hermes", "status"]);
     assert!(
@@ -154,17 +172,12 @@ fn the_founding_outages_unit_runs_as_its_own_user_and_is_seen_by_root() {
     systemd.wait_for("hermes-gateway", "ActiveState", "active");
 
     // Root's shell means the same file, and takes over from the service's user.
-    let _by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
+    let _by_hand = run_by_hand(
+        &systemd,
+        &["--replace"],
         "hermes",
-        "--",
-        "hermes",
-        "gateway",
-        "run",
-    ]);
+        &["hermes", "gateway", "run"],
+    );
     let third = new_payload(&systemd, "hermes", &second);
     systemd.wait_for("hermes-gateway", "SubState", "dead");
     assert_eq!(systemd.property("hermes-gateway", "Result"), "success");
@@ -174,6 +187,24 @@ fn the_founding_outages_unit_runs_as_its_own_user_and_is_seen_by_root() {
     systemd.ok(["systemctl", "start", "hermes-gateway"]);
     payload(&systemd, "hermes");
     assert_never_two_payloads(&systemd, "hermes");
+
+    // A run in the service user's own shell means the same file, and gives way to the unit.
+    systemd.ok(["systemctl", "stop", "hermes-gateway"]);
+    let stray = systemd.by_hand([
+        "setpriv",
+        "--reuid=hermes",
+        "--regid=hermes",
+        "--clear-groups",
+        "gateway",
+        "run",
+        "-n",
+        "hermes",
+        "--",
+        "hermes",
+        "gateway",
+        "run",
+    ]);
+    takes_over_from_a_stray(&systemd, "hermes-gateway", "hermes", stray);
 }
 
 #[test]
@@ -190,9 +221,9 @@ fn the_drop_in_puts_an_existing_unit_under_the_lock() {
         "examples/drop-in.conf",
         "web.service.d/gateway.conf",
     );
-    systemd.ok(["systemctl", "start", "web"]);
-    payload(&systemd, "web");
-    assert_runs_undisturbed(&systemd, "web");
+    let stray = run_by_hand(&systemd, &[], "web", &["/usr/local/bin/web"]);
+    takes_over_from_a_stray(&systemd, "web", "web", stray);
+    assert_is_set_up_well("drop-in", &systemd.properties("web"));
     let status = systemd.ok(["gateway", "-n", "web", "status"]);
     assert!(status.starts_with("held:"), "{status}");
     systemd.ok(["systemctl", "stop", "web"]);

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use crate::harness::{SOON, until};
 use crate::scene::{
     assert_ended_well, assert_never_two_payloads, assert_runs_undisturbed, boot, living_payload,
-    new_payload, payload, pid_file, unit,
+    new_payload, payload, pid_file, run_by_hand, take_over, unit,
 };
 
 #[test]
@@ -19,16 +19,7 @@ fn a_takeover_by_hand_and_back_is_told_on_both_sides() {
     systemd.ok(["systemctl", "start", "web"]);
     let first = payload(&systemd, "web");
 
-    let mut by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "web",
-        "--",
-        "/run/test/plain",
-        "web",
-    ]);
+    let mut by_hand = take_over(&systemd, "web");
     let second = new_payload(&systemd, "web", &first);
     assert_ended_well(&systemd, "web.service");
     let told = by_hand.wait_for_line("systemctl start web.service");
@@ -58,16 +49,7 @@ fn at_its_end_a_run_by_hand_says_again_that_the_unit_is_down() {
     systemd.units([("web.service", &text)]);
     systemd.ok(["systemctl", "start", "web"]);
     let first = payload(&systemd, "web");
-    let mut by_hand = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "web",
-        "--",
-        "/run/test/plain",
-        "web",
-    ]);
+    let mut by_hand = take_over(&systemd, "web");
     new_payload(&systemd, "web", &first);
     by_hand.wait_for_line("systemctl start web.service");
     by_hand.signal(Signal::INT);
@@ -82,13 +64,11 @@ fn at_its_end_a_run_by_hand_says_again_that_the_unit_is_down() {
 }
 
 /// Stops and restarts a unit with this payload.
-fn stops_and_restarts_well(kind: &str, options: &str) {
+fn stops_and_restarts_well(kind: &str, options: &str, more: &str) {
     let systemd = boot();
     let arguments = format!("--replace {options} -n web -- /run/test/{kind} web 0");
-    systemd.units([(
-        "web.service",
-        &unit(&arguments, "StateDirectory=gateway/web\n"),
-    )]);
+    let more = format!("StateDirectory=gateway/web\n{more}");
+    systemd.units([("web.service", &unit(&arguments, &more))]);
     systemd.ok(["systemctl", "start", "web"]);
     let first = payload(&systemd, "web");
 
@@ -112,22 +92,23 @@ fn stops_and_restarts_well(kind: &str, options: &str) {
 
 #[test]
 fn stop_and_restart_are_clean_with_a_payload_that_dies_of_the_signal() {
-    stops_and_restarts_well("plain", "");
+    stops_and_restarts_well("plain", "", "");
 }
 
 #[test]
 fn stop_and_restart_are_clean_with_a_payload_that_ends_well() {
-    stops_and_restarts_well("drain", "");
+    stops_and_restarts_well("drain", "", "");
 }
 
 #[test]
 fn stop_and_restart_are_clean_with_a_payload_that_has_to_be_killed() {
-    stops_and_restarts_well("deaf", "--stop-timeout 300ms");
+    stops_and_restarts_well("deaf", "--stop-timeout 300ms", "");
 }
 
 #[test]
 fn stop_and_restart_leave_no_descendant_in_the_cgroup() {
-    stops_and_restarts_well("forks", "");
+    // systemd itself spares everybody but us: what goes, goes by us.
+    stops_and_restarts_well("forks", "", "KillMode=process\n");
 }
 
 #[test]
@@ -138,15 +119,7 @@ fn a_unit_that_does_not_replace_is_refused_once() {
         "StateDirectory=gateway/web\n",
     );
     systemd.units([("web.service", &text)]);
-    let mut stray = systemd.by_hand([
-        "gateway",
-        "run",
-        "-n",
-        "web",
-        "--",
-        "/run/test/plain",
-        "web",
-    ]);
+    let mut stray = run_by_hand(&systemd, &[], "web", &["/run/test/plain", "web"]);
     let strays = payload(&systemd, "web");
 
     assert!(!systemd.run(["systemctl", "start", "web"]).status.success());

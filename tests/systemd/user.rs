@@ -1,7 +1,7 @@
 //! A user's own service manager, without root.
 
 use crate::harness::{SOON, Systemd, until};
-use crate::scene::{boot, new_payload, payload};
+use crate::scene::{assert_is_set_up_well, boot, new_payload, payload};
 
 /// What logind and PAM would start for a user that is logged in.
 const MANAGER: &str = "[Service]
@@ -72,6 +72,11 @@ fn a_users_own_unit_recovers_and_is_recorded_with_its_manager() {
         status["pid_file"], "/home/alice/.local/state/gateway/demo/gateway.pid",
         "{status}"
     );
+
+    let shown = alice(&systemd, "systemctl --user show --all gateway@demo");
+    let properties = shown.lines().filter_map(|line| line.split_once('='));
+    let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_is_set_up_well("the user's gateway@demo", &properties.collect());
 
     alice(
         &systemd,

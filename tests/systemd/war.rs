@@ -3,7 +3,8 @@
 
 use crate::harness::{SOON, until};
 use crate::scene::{
-    assert_ended_well, assert_never_two_payloads, boot, living_payload, new_payload, payload, unit,
+    assert_ended_well, assert_never_two_payloads, boot, living_payload, new_payload, payload,
+    take_over, unit,
 };
 
 #[test]
@@ -38,16 +39,7 @@ fn a_unit_that_gives_way_comes_back_by_itself() {
     systemd.ok(["systemctl", "start", "web"]);
     let units = payload(&systemd, "web");
 
-    let mut session = systemd.by_hand([
-        "gateway",
-        "run",
-        "--replace",
-        "-n",
-        "web",
-        "--",
-        "/run/test/plain",
-        "web",
-    ]);
+    let mut session = take_over(&systemd, "web");
     let sessions = new_payload(&systemd, "web", &units);
     until("the unit stands in line", SOON, || {
         systemd
