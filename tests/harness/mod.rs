@@ -20,7 +20,7 @@ mod tools;
 mod wait;
 
 pub use lock::{Locker, lockers};
-pub use payload::Payload;
+pub use payload::{LISTENER, Payload};
 pub use process::{
     End, Output, Process, descendants, end_all_of, environment, exists, kill, members_of_scene,
     remember, signal, stat_field, state, variable,

@@ -2,14 +2,12 @@
 
 use std::fs;
 
-use crate::harness::{End, Payload, Process, SOON, Scene, Signal, state, until, wait_until};
-
-/// A payload that writes down every signal that it hears.
-const LISTENER: &str = "for s in TERM INT HUP QUIT USR1 USR2 WINCH ALRM CONT; do trap \"echo $s >>\\\"$SCENE/heard\\\"\" $s; done\n\
-    echo ready >>\"$SCENE/marks\"\nwhile [ ! -e \"$SCENE/enough\" ]; do sleep 0.05; done\nexit 0\n";
+use crate::harness::{
+    Call, End, Payload, Process, SOON, Scene, Signal, Trace, state, until, wait_until,
+};
 
 fn listen(scene: &Scene, options: &[&str]) -> Process {
-    let holder = scene.hold_with(options, Payload::Script(LISTENER));
+    let holder = scene.hold_with(options, Payload::Listener);
     scene.wait_for_mark("ready");
     holder
 }
@@ -39,10 +37,13 @@ fn a_stop_is_passed_on_once_and_the_gateway_waits() {
             [holder.pid()],
             "it holds until the payload is gone"
         );
+        // Passed on in order: a second one would have come before this.
+        holder.signal(Signal::USR1);
+        // And CONT follows only a stopped payload.
+        assert_eq!(heard(&scene, 2), [name, "USR1"]);
         enough(&scene);
         assert_eq!(holder.end(), End::Code(0));
-        // CONT follows only a stopped payload.
-        assert_eq!(scene.lines("heard"), [name]);
+        assert_eq!(scene.lines("heard"), [name, "USR1"]);
     }
 }
 
@@ -66,7 +67,39 @@ fn other_signals_are_passed_on_and_stop_nothing() {
     assert_eq!(scene.state(), "held");
     enough(&scene);
     assert_eq!(holder.end(), End::Code(0));
-    assert_eq!(scene.lines("heard").len(), 6, "each was heard once");
+    let names: Vec<&str> = signals.iter().map(|(_, name)| *name).collect();
+    assert_eq!(scene.lines("heard"), names, "each was heard once");
+}
+
+/// Two of a kind that come at once are one to whoever hears them, so the sender is watched, too.
+#[test]
+fn without_a_terminal_each_signal_is_sent_once_and_to_one_process() {
+    for (signal, name) in [
+        (Signal::TERM, "TERM"),
+        (Signal::INT, "INT"),
+        (Signal::HUP, "HUP"),
+    ] {
+        let scene = Scene::new();
+        let payload = scene.payload(Payload::Listener);
+        let command = scene.gateway(["run", "--", &payload]);
+        let calls = "trace=pidfd_send_signal,pidfd_open,kill,tkill,tgkill,rt_sigqueueinfo";
+        let mut trace = Trace::start(&scene, calls, &command);
+        scene.wait_for_mark("ready");
+        let record = scene.wait_for_record("the payload", |record| record.has_payload());
+        crate::harness::signal(record.pid(), signal);
+        assert_eq!(heard(&scene, 1), [name]);
+        enough(&scene);
+        assert_eq!(trace.process.end(), End::Code(0));
+        assert_eq!(scene.lines("heard"), [name]);
+        let calls = trace.calls();
+        let sent: Vec<&Call> = calls
+            .iter()
+            .filter(|call| call.pid == record.pid() && call.name != "pidfd_open")
+            .collect();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        assert_eq!(sent[0].name, "pidfd_send_signal");
+        assert!(sent[0].rest.contains(&format!("SIG{name}")), "{sent:?}");
+    }
 }
 
 #[test]

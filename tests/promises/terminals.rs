@@ -4,22 +4,12 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Payload, Process, SOON, Scene, Signal, Terminal, exists, need, stat_field, state, until,
+    End, Payload, Process, SOON, Scene, Signal, Terminal, exists, stat_field, state, until,
     wait_until,
 };
 use crate::kit::{assert_stays, marked_pid};
 
 const BASH: &[&str] = &["bash", "--norc", "--noprofile", "-i"];
-
-/// Writes down what it hears, each time, and goes when it is told to by a file. A shell would not do:
-/// it runs its traps later, and once for two of a kind.
-const LISTENER: &str = r#"exec perl -e '
-    sub note { open my $file, ">>", "$ENV{SCENE}/$_[0]"; syswrite $file, "$_[1]\n" }
-    for my $name (qw(TERM INT HUP QUIT USR1 WINCH)) { $SIG{$name} = sub { note "heard", $name } }
-    note "marks", "ready";
-    select undef, undef, undef, 0.05 until -e "$ENV{SCENE}/enough";
-    '
-    "#;
 
 /// How a run comes to its end, and its name in the output.
 type Ending = (&'static str, fn(&Scene));
@@ -104,9 +94,8 @@ impl Desk {
 /// The terminal's driver signals the whole group: what we passed on would come twice.
 #[test]
 fn keys_reach_the_command_once() {
-    need("perl", "perl-base");
     let desk = Desk::bash();
-    desk.type_line("run -- %", Payload::Script(LISTENER));
+    desk.type_line("run -- %", Payload::Listener);
     let holder = desk.holder();
     desk.scene.wait_for_mark("ready");
     desk.terminal.ctrl_backslash();
