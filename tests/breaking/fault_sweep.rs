@@ -22,8 +22,9 @@ const QUIET: Duration = Duration::from_millis(60);
 /// What COMMAND ends with.
 const OWN: i32 = 7;
 
-/// The codes of the table that are not COMMAND's own.
-const REFUSALS: [i32; 9] = [2, 70, 80, 81, 82, 83, 84, 126, 127];
+/// The codes of the table that can be an honest answer to a call that failed. Wrong usage (2), a
+/// proven holder in the way of a plain start (80) and a lost claim (84) are none of these.
+const REFUSALS: [i32; 6] = [70, 81, 82, 83, 126, 127];
 
 /// What a scene came to.
 struct Seen {

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::form::Chance;
-use crate::harness::{Signal, wait_until};
+use crate::harness::{End, Signal, wait_until};
 use crate::stage::{HUNG, NEXT, Stage, Tally, points};
 use crate::trace::{Plan, Report, Traced};
 use crate::world::alone;
@@ -94,6 +94,8 @@ fn refusal(stage: &Stage, plan: Plan) -> Report {
     let before = stage.scene.footprint();
     let (report, in_time) = start(stage, &[], plan).report(HUNG);
     assert!(in_time, "hung: {report:?}");
+    let killed = report.struck.is_some() && report.end == End::of(Signal::KILL);
+    assert!(killed || report.end == End::Code(80), "{report:?}");
     assert!(holder.is_running() && stage.is_up(holder.pid()));
     assert_eq!(stage.scene.footprint(), before);
     stage.keep(holder);

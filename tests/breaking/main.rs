@@ -11,7 +11,6 @@
 mod harness;
 
 mod attackers;
-mod canary;
 mod confine;
 mod detectors;
 #[cfg(target_arch = "x86_64")]

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::canary::assert_heard_nothing;
-use crate::harness::{stat_field, state};
+use crate::harness::{assert_heard_nothing, stat_field, state};
 
 /// The next process gets the number after this, or the next free one.
 fn set_last_pid(pid: u32) {

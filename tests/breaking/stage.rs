@@ -8,9 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::canary::Canary;
 use crate::form::Chance;
-use crate::harness::{End, Payload, Process, Scene, Signal, stat_field, until};
+use crate::harness::{Canary, End, Payload, Process, Scene, Signal, stat_field, until};
 use crate::trace::{Report, Struck};
 use crate::world;
 
@@ -55,7 +54,7 @@ impl Stage {
         let scene = Scene::new();
         Self {
             kept: RefCell::default(),
-            canary: Canary::new(&scene),
+            canary: Canary::new(),
             stays: scene.payload(STAYS),
             scene,
         }

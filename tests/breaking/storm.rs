@@ -385,6 +385,26 @@ fn storm(chance: Chance) {
         generations.is_sorted_by(|one, next| one < next),
         "fencing tokens only grow: {generations:?}"
     );
+    // Less would be no storm: the floors are a tenth of what a slow machine with two cores does.
+    let rounds = length().as_secs();
+    assert!(looks >= 10 * rounds, "{looks} looks");
+    assert!(
+        generations.len() as u64 >= rounds / 2,
+        "{} commands",
+        generations.len()
+    );
+    for (deed, floor) in [
+        ("start", 5 * rounds),
+        ("KILL", rounds),
+        ("TERM", rounds),
+        ("STOP", rounds),
+        ("rm", rounds),
+        ("mv away", rounds / 2),
+        ("gateway stop", rounds / 2),
+    ] {
+        let done = deeds.get(deed).copied().unwrap_or(0);
+        assert!(done >= floor, "{deed}: {deeds:?}");
+    }
     eprintln!(
         "figure: storm: {:?}, {} commands ran, never two; {looks} looks (seed {seed}); {deeds:?}; ends {ends:?}",
         length(),

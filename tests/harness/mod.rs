@@ -8,6 +8,7 @@
     reason = "every test crate uses a part of it"
 )]
 
+mod canary;
 mod lock;
 mod payload;
 mod process;
@@ -19,6 +20,7 @@ mod terminal;
 mod tools;
 mod wait;
 
+pub use canary::{Canary, assert_heard_nothing};
 pub use lock::{Locker, lockers};
 pub use payload::{LISTENER, Payload};
 pub use process::{

@@ -75,6 +75,17 @@ impl Output {
         self
     }
 
+    /// Fails unless it took this long, and not much longer.
+    #[track_caller]
+    pub fn assert_took(&self, length: Duration) -> &Self {
+        assert!(self.took >= length, "{self:#?}");
+        assert!(
+            self.took < length + Duration::from_millis(2600),
+            "{self:#?}"
+        );
+        self
+    }
+
     /// Fails if it said anything.
     #[track_caller]
     pub fn assert_silent(&self) -> &Self {

@@ -1,56 +1,10 @@
-//! Bystanders, and files that speak of them.
+//! Files that speak of bystanders.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
-use crate::harness::{exists, stat_field};
-
-/// Somebody who has nothing to do with it, and must not hear anything.
-pub struct Canary {
-    child: Child,
-    start_time: u64,
-}
-
-impl Canary {
-    pub fn new() -> Self {
-        // Dies of every signal that anybody would send; it is in nobody's scene.
-        let child = Command::new("sleep")
-            .arg("infinity")
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("sleep starts");
-        let start_time = stat_field(child.id(), 22)
-            .expect("it lives")
-            .parse()
-            .expect("a number");
-        Self { child, start_time }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    #[track_caller]
-    pub fn assert_undisturbed(&self) {
-        assert!(exists(self.pid()), "a bystander was killed");
-        let now = stat_field(self.pid(), 22).and_then(|field| field.parse().ok());
-        assert_eq!(now, Some(self.start_time));
-        assert_eq!(
-            stat_field(self.pid(), 3).as_deref(),
-            Some("S"),
-            "stopped, or worse"
-        );
-    }
-}
-
-impl Drop for Canary {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::harness::stat_field;
 
 pub fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot id");

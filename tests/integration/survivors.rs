@@ -4,10 +4,10 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, remember, set_mode, signal,
-    state, until, variable, wait_until,
+    Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, remember, set_mode,
+    signal, state, until, variable, wait_until,
 };
-use crate::people::{Canary, record_with};
+use crate::people::record_with;
 
 /// A payload that leaves its session and its parent, twice over; the child's pid is in `child`.
 const FORKS: &str =
@@ -194,7 +194,7 @@ fn bystanders_of_a_sweep_are_left_alone() {
         End::of(Signal::TERM),
         "a member of the list of ids"
     );
-    canary.assert_undisturbed();
+    canary.assert_heard_nothing();
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn without_a_readable_record_survivors_are_found_by_their_pid_file() {
 #[test]
 fn a_survivor_that_cannot_be_ended_ends_the_start() {
     let scene = Scene::for_everybody();
-    let roots = Canary::new();
+    let roots = Canary::elsewhere();
     let folder = scene.path("shared");
     fs::create_dir(&folder).unwrap();
     let file = folder.join("gateway.pid");
@@ -265,7 +265,7 @@ fn a_survivor_that_cannot_be_ended_ends_the_start() {
         .assert_says(file.to_str().unwrap());
     assert!(output.took >= Duration::from_millis(1400), "{output:?}");
     assert!(output.took < Duration::from_secs(6), "{output:?}");
-    roots.assert_undisturbed();
+    roots.assert_heard_nothing();
     let record = fs::read_to_string(&file).unwrap();
     assert!(
         record.contains("0123456789abcdef"),
@@ -370,7 +370,7 @@ fn a_survivor_of_an_earlier_boot_is_nobody() {
     status.assert_code(1);
     assert!(status.stdout.contains("ended with the host"), "{status:?}");
     scene.finish(["run", "--", "true"]).assert_code(0);
-    canary.assert_undisturbed();
+    canary.assert_heard_nothing();
 }
 
 /// A chain of processes, each of which starts the next one in a session of its own and ends. It is
@@ -436,6 +436,6 @@ fn a_forged_record_steers_no_signal_of_roots() {
         let mut command = scene.bare(["-f"]);
         command.arg(&file).args(words);
         scene.finish_command(command).assert_code(0);
-        roots.assert_undisturbed();
+        roots.assert_heard_nothing();
     }
 }

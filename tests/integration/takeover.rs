@@ -4,10 +4,10 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    Call, End, Locker, Payload, SOON, Scene, Signal, Trace, as_nobody, exists, in_pid_namespace,
-    injected, need, set_mode, state, until, wait_until,
+    Call, Canary, End, Locker, Payload, SOON, Scene, Signal, Trace, as_nobody, exists,
+    in_pid_namespace, injected, need, set_mode, state, until, wait_until,
 };
-use crate::people::{Canary, record_naming, record_with};
+use crate::people::{record_naming, record_with};
 
 /// Starts `run --replace` with a plain payload and these options.
 fn replace(scene: &Scene, options: &[&str]) -> crate::harness::Process {
@@ -202,7 +202,7 @@ fn neither_a_stranger_in_the_file_nor_a_foreign_locker_is_signalled() {
         assert!(locker.0.is_running());
         assert_eq!(scene.started_payloads(), [0; 0]);
     }
-    stranger.assert_undisturbed();
+    stranger.assert_heard_nothing();
 }
 
 /// NousResearch/hermes-agent#29092: a copied state directory names a live gateway.
@@ -228,7 +228,10 @@ fn a_copied_record_harms_nobody() {
         "--",
         "true",
     ];
-    copy.finish(options).assert_code(82);
+    let output = copy.finish(options);
+    output
+        .assert_code(82)
+        .assert_took(Duration::from_millis(600));
     assert!(locker.0.is_running());
     assert!(theirs.is_running());
     assert_eq!(original.state(), "held");
@@ -414,6 +417,7 @@ fn a_holder_outside_our_pid_namespace_is_not_guessed_at() {
     let output = scene.finish_command(command);
     output.assert_code(82).assert_says("pid namespace");
     output.assert_says("stop it where it runs");
+    output.assert_took(Duration::from_secs(1));
     let command = in_pid_namespace(&scene, &scene.gateway(["run", "--", "true"]));
     scene.finish_command(command).assert_code(82);
     assert!(holder.is_running());
@@ -499,6 +503,7 @@ fn only_an_explicit_infinity_may_ask_and_then_leave() {
     let output = scene.finish(options);
     output
         .assert_code(81)
+        .assert_took(Duration::from_millis(500))
         .assert_says("no SIGKILL")
         .assert_says("gave up after ");
     output.assert_says(&holder.pid().to_string());
@@ -578,9 +583,11 @@ fn two_newcomers_succeed_one_after_the_other() {
     scene.wait_for_mark("ready");
     let (mut one, mut other) = (replace(&scene, &[]), replace(&scene, &[]));
     assert_eq!(old.end(), End::Code(0));
-    until("one of them has ended", SOON, || {
+    // Whoever came first held, and was replaced in turn; or it had not started yet, and heard it then.
+    let end = until("one of them has ended", SOON, || {
         one.try_end().or(other.try_end())
     });
+    assert_eq!(end, End::of(Signal::TERM));
     let survivor = if one.is_running() { one } else { other };
     let survivor = scene.wait_for_payload(survivor);
     assert_eq!(scene.lockers(), [survivor.pid()]);
@@ -607,7 +614,10 @@ fn a_record_with_another_start_time_names_nobody() {
         "--",
         "true",
     ];
-    scene.finish(options).assert_code(82);
+    let output = scene.finish(options);
+    output
+        .assert_code(82)
+        .assert_took(Duration::from_millis(600));
     assert!(locker.0.is_running());
     fs::write(scene.pid_file(), text).unwrap();
     scene.finish(options).assert_code(0);

@@ -5,20 +5,32 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Process, Scene, state};
+use super::process::state;
 
-/// A process that remembers all signals it was ever sent.
-pub struct Canary(Process);
+/// A process that remembers all signals it was ever sent; in nobody's scene.
+pub struct Canary(Child);
 
 impl Canary {
-    pub fn new(scene: &Scene) -> Self {
+    pub fn new() -> Self {
+        Self::start(false)
+    }
+
+    /// One in a session of its own, as under another login.
+    pub fn elsewhere() -> Self {
+        Self::start(true)
+    }
+
+    fn start(leads_a_session: bool) -> Self {
         let mut command = Command::new("sleep");
-        command.arg("infinity").env_clear();
-        // SAFETY: both calls are async-signal-safe, and the set lives on this stack.
+        command.arg("infinity").env_clear().stdin(Stdio::null());
+        // SAFETY: all calls are async-signal-safe, and the set lives on this stack.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
+                if leads_a_session {
+                    rustix::process::setsid()?;
+                }
                 let mut all = std::mem::zeroed();
                 libc::sigfillset(&raw mut all);
                 match libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) {
@@ -27,17 +39,24 @@ impl Canary {
                 }
             });
         }
-        Self(scene.spawn(command))
+        Self(command.spawn().expect("sleep starts"))
     }
 
     pub fn pid(&self) -> u32 {
-        self.0.pid()
+        self.0.id()
     }
 
     /// Fails if it was ever signalled.
     #[track_caller]
     pub fn assert_heard_nothing(&self) {
         assert_heard_nothing(self.pid());
+    }
+}
+
+impl Drop for Canary {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
