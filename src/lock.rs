@@ -585,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_exactly_the_limit_may_be_a_pid_file_and_a_full_file_system_takes_no_record() {
+    fn a_file_of_exactly_the_limit_may_be_a_pid_file_and_has_room_for_a_record() {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("gateway.pid");
         std::fs::write(&path, vec![b'x'; MAX_SIZE as usize]).unwrap();
