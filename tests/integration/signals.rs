@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::harness::{
-    Call, End, Payload, Process, SOON, Scene, Signal, Trace, state, until, wait_until,
+    Call, End, Payload, Process, SOON, Scene, Signal, Trace, need, state, until, wait_until,
 };
 
 fn listen(scene: &Scene, options: &[&str]) -> Process {
@@ -87,14 +87,15 @@ fn without_a_terminal_each_signal_is_sent_once_and_to_one_process() {
         scene.wait_for_mark("ready");
         let record = scene.wait_for_record("the payload", |record| record.has_payload());
         crate::harness::signal(record.pid(), signal);
-        assert_eq!(heard(&scene, 1), [name]);
+        assert_eq!(heard(&scene, 1)[0], name);
         enough(&scene);
         assert_eq!(trace.process.end(), End::Code(0));
-        assert_eq!(scene.lines("heard"), [name]);
         let calls = trace.calls();
+        // CONT is sent to a command that is stopped, as it is for a moment under strace.
         let sent: Vec<&Call> = calls
             .iter()
             .filter(|call| call.pid == record.pid() && call.name != "pidfd_open")
+            .filter(|call| !call.rest.contains("SIGCONT"))
             .collect();
         assert_eq!(sent.len(), 1, "{sent:?}");
         assert_eq!(sent[0].name, "pidfd_send_signal");
@@ -188,9 +189,11 @@ fn who_asked_is_recorded() {
 
 /// The signal masks of a process that was started with these ignored, and by whom.
 fn masks(scene: &Scene, ignored: &str, by: &[&str]) -> (u64, u64) {
-    let mut command = scene.command("sh");
+    // dash does not pass an ignored CHLD on.
+    need("bash", "bash");
+    let mut command = scene.command("bash");
     let script = format!("trap '' {ignored}; exec \"$@\"");
-    command.args(["-c", &script, "sh"]).args(by);
+    command.args(["-c", &script, "bash"]).args(by);
     command.args(["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
     let output = scene.finish_command(command);
     output.assert_code(0);
@@ -210,7 +213,12 @@ fn the_command_gets_the_dispositions_that_we_were_given() {
     let scene = Scene::new();
     let gateway = scene.program().to_str().unwrap();
     let under_us = [gateway, "-f", "gateway.pid", "run", "--"];
-    for ignored in ["URG", "HUP", "HUP INT QUIT TTOU TTIN PIPE USR1 CHLD TERM"] {
+    for ignored in [
+        "URG",
+        "HUP",
+        "CHLD",
+        "HUP INT QUIT TTOU TTIN PIPE USR1 CHLD TERM",
+    ] {
         let (blocked, ours) = masks(&scene, ignored, &under_us);
         let (_, plain) = masks(&scene, ignored, &[]);
         assert_eq!((blocked, ours), (0, plain), "{ignored}");
@@ -221,9 +229,9 @@ fn the_command_gets_the_dispositions_that_we_were_given() {
 #[test]
 fn a_gateway_started_with_term_ignored_can_still_be_stopped() {
     let scene = Scene::new();
-    let mut command = scene.command("sh");
+    let mut command = scene.command("bash");
     command
-        .args(["-c", "trap '' TERM CHLD; exec \"$@\"", "sh"])
+        .args(["-c", "trap '' TERM CHLD; exec \"$@\"", "bash"])
         .arg(scene.program());
     command.args([
         "-f",
