@@ -197,7 +197,11 @@ fn waiting_ends_at_the_timeout_and_leaves_no_trace() {
             .wait(Limits::default().timeout(MOMENT))
             .unwrap(),
     );
-    assert!(began.elapsed() >= MOMENT && began.elapsed() < SOON);
+    let took = began.elapsed();
+    assert!(
+        took >= MOMENT && took < MOMENT + Duration::from_millis(2600),
+        "{took:?}"
+    );
     assert_eq!(holder.pid, pid_of(&gateway));
     assert!(scene.footprint() == before && gateway.is_running());
 }

@@ -53,10 +53,12 @@ fn start_stop_daemon_reads_the_file() {
     let status = "start-stop-daemon --status --pidfile gateway.pid --exec \"$GATEWAY\"";
     assert_eq!(shell(&scene, status).end, End::Code(0));
     let stop = "start-stop-daemon --stop --pidfile gateway.pid --exec \"$GATEWAY\" --retry 10";
-    let stopped = shell(&scene, stop);
+    let mut command = scene.command("sh");
+    command.args(["-c", stop]).env("GATEWAY", scene.program());
+    let stopped = scene.spawn(command);
     // It waits for a zombie, too: ours is reaped here.
-    let _ = stopped;
     assert_eq!(holder.end(), End::of(Signal::TERM));
+    stopped.output().assert_code(0);
     assert_ne!(shell(&scene, status).end, End::Code(0));
 }
 
@@ -115,12 +117,12 @@ fn a_shared_lock_is_respected() {
     scene.finish(["run", "--", "true"]).assert_code(0);
 }
 
-/// fcntl locks are another kind, and say nothing about ours: the limits in the manual say so.
+/// A lock by flock(2) lasts as long as its open file description, whoever opens and closes the file
+/// besides.
 #[test]
-fn closing_the_file_elsewhere_does_not_drop_the_lock() {
+fn readers_that_open_and_close_the_file_leave_the_lock() {
     let scene = Scene::new();
     let holder = scene.hold();
-    // A reader that opens and closes it; with POSIX locks that would have been the end.
     for _ in 0..10 {
         scene.bytes();
         shell(

@@ -118,9 +118,10 @@ fn a_full_pipe_does_not_hold_up_a_signal() {
         "{:?}",
         began.elapsed()
     );
+    // It was full all the while: what it had no room for was dropped, whole.
     let mut read = Vec::new();
     reader.read_to_end(&mut read).unwrap();
-    assert!(!read.is_empty());
+    assert!(read.len() >= 4096 && read.iter().all(|byte| *byte == b'.'));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{End, Locker, Payload, SOON, Scene, Signal, injected, state, wait_until};
+use crate::harness::{
+    End, Locker, Payload, SOON, Scene, Signal, injected, need, state, wait_until,
+};
 
 /// NousResearch/hermes-agent#73203: "already running" must not look like a failure.
 #[test]
@@ -102,30 +104,41 @@ fn a_foreign_locker_is_named_and_left_alone() {
 /// arcboxlabs/arcbox#367: a probe of the lock made a start fail.
 #[test]
 fn a_probe_refuses_nobody() {
+    need("flock", "util-linux");
     let scene = Scene::new();
     fs::write(scene.pid_file(), "").unwrap();
+    // Either probe says when it had the lock.
+    starts_beside_a_prober(
+        &scene,
+        "flock -n gateway.pid true && echo >>probes; flock -s -n gateway.pid true && echo >>probes",
+    );
+}
+
+/// Starts thirty times while somebody looks over and over, and really gets to look.
+#[track_caller]
+fn starts_beside_a_prober(scene: &Scene, probe: &str) {
     let mut command = scene.command("sh");
-    command.args([
-        "-c",
-        "while :; do flock -n gateway.pid true; flock -s -n gateway.pid true; done",
-    ]);
-    let _prober = scene.spawn(command);
+    let script = format!("while :; do {probe}; done");
+    command
+        .args(["-c", &script])
+        .env("GATEWAY", scene.program());
+    let mut prober = scene.spawn(command);
+    let probes = || scene.lines("probes").len();
+    wait_until("the first probe", SOON, || probes() > 0);
+    let before = probes();
     for _ in 0..30 {
         scene.finish(["run", "--", "true"]).assert_code(0);
     }
+    assert!(prober.is_running());
+    let during = probes() - before;
+    assert!(during >= 10, "{during} probes during thirty starts");
 }
 
 /// The probe's own answer is right, too.
 #[test]
 fn status_refuses_nobody() {
     let scene = Scene::new();
-    let mut command = scene.command("sh");
-    let script = "while :; do \"$@\" -f gateway.pid status; done";
-    command.args(["-c", script, "sh"]).arg(scene.program());
-    let _prober = scene.spawn(command);
-    for _ in 0..30 {
-        scene.finish(["run", "--", "true"]).assert_code(0);
-    }
+    starts_beside_a_prober(&scene, "\"$GATEWAY\" -f gateway.pid status; echo >>probes");
 }
 
 #[test]

@@ -85,6 +85,7 @@ fn the_deadline_of_a_standby_has_a_code() {
     let output = scene.finish(["run", "--wait", "--timeout", "400ms", "--", "true"]);
     output.assert_code(81).assert_says("gave up after ");
     output.assert_says(&holder.pid().to_string());
+    output.assert_took(Duration::from_millis(400));
     assert_eq!(scene.footprint(), before);
     assert!(holder.is_running());
     let quiet = ["-q", "run", "--wait", "--timeout", "0", "--", "true"];
@@ -106,26 +107,60 @@ fn an_interrupted_standby_dies_of_the_signal_and_runs_nothing() {
     }
 }
 
+/// The CPU time that a process spends in two seconds, in clock ticks (of which a second has 100).
+fn ticks_in_two_seconds(pid: u32) -> u64 {
+    let ticks = |field| stat_field(pid, field).unwrap().parse::<u64>().unwrap();
+    let spent = || ticks(14) + ticks(15);
+    let before = spent();
+    // Not a wait for something: the time in which nothing is to happen.
+    std::thread::sleep(Duration::from_secs(2));
+    spent() - before
+}
+
 /// Waiting does not burn CPU.
 #[test]
 fn a_standby_sleeps() {
     let scene = Scene::new();
     let _holder = scene.hold();
     let standby = standby(&scene);
-    let spent = || -> u64 {
-        let ticks = |field| {
-            stat_field(standby.pid(), field)
-                .unwrap()
-                .parse::<u64>()
-                .unwrap()
-        };
-        ticks(14) + ticks(15)
-    };
-    let before = spent();
-    // Not a wait for something: the time in which nothing is to happen.
-    std::thread::sleep(Duration::from_secs(2));
-    let ticks = spent() - before;
+    let ticks = ticks_in_two_seconds(standby.pid());
     assert!(ticks <= 2, "{ticks} clock ticks in 2 s");
+}
+
+#[test]
+fn a_replacer_sleeps_too() {
+    let scene = Scene::new();
+    let _slow = scene.hold_with(&[], Payload::Slow("60"));
+    scene.wait_for_mark("ready");
+    let mut behind_a_holder = scene.start(["run", "--replace", "--", "true"]);
+    behind_a_holder.wait_for_line("asked pid");
+    let ticks = ticks_in_two_seconds(behind_a_holder.pid());
+    assert!(ticks <= 2, "{ticks} clock ticks in 2 s behind a holder");
+
+    let scene = Scene::new();
+    let _locker = Locker::on(&scene, &scene.pid_file());
+    let mut behind_a_locker = scene.start(["run", "--replace", "--", "true"]);
+    behind_a_locker.wait_for_line("waiting for pid");
+    // Nobody tells when the lock is free: it is tried now and then.
+    let ticks = ticks_in_two_seconds(behind_a_locker.pid());
+    assert!(ticks <= 20, "{ticks} clock ticks in 2 s behind a locker");
+}
+
+/// jikig-ai/soleur#7697: nothing was printed, and the operator saw a command that hung.
+#[test]
+fn who_is_waited_for_is_said_at_once() {
+    let scene = Scene::new();
+    let _locker = Locker::on(&scene, &scene.pid_file());
+    for (mode, line) in [("--replace", "waiting for pid"), ("--wait", "standing by")] {
+        // A busy machine may be slow to start it; a program that says it later is never quick.
+        let quick = (0..5).any(|_| {
+            let began = std::time::Instant::now();
+            let mut waits = scene.start(["run", mode, "--", "true"]);
+            waits.wait_for_line(line);
+            began.elapsed() < Duration::from_secs(1)
+        });
+        assert!(quick, "{mode}");
+    }
 }
 
 #[test]
@@ -147,7 +182,8 @@ fn a_deadline_behind_a_foreign_locker_is_a_deadline() {
     let output = scene.finish(["run", "--wait", "--timeout", "300ms", "--", "true"]);
     output
         .assert_code(81)
-        .assert_says(&locker.pid().to_string());
+        .assert_says(&locker.pid().to_string())
+        .assert_took(Duration::from_millis(300));
     assert!(locker.0.is_running());
 }
 

@@ -274,11 +274,10 @@ fn a_file_that_may_only_be_read_can_be_looked_at() {
     set_mode(&scene.pid_file(), 0o644);
     let command = as_nobody(&scene, &scene.gateway(["status"]));
     let output = scene.finish_command(command);
-    assert!(matches!(output.end, End::Code(0 | 4)), "{output:?}");
-    assert!(
-        output.stdout.contains(&holder.pid().to_string()),
-        "{output:?}"
-    );
+    // Its descriptors may not be read; the kernel's table of locks may.
+    output.assert_code(0);
+    let held = format!("held: pid {} (", holder.pid());
+    assert!(output.stdout.starts_with(&held), "{output:?}");
     holder.crash();
     let command = as_nobody(&scene, &scene.gateway(["status"]));
     scene.finish_command(command).assert_code(1);

@@ -1,10 +1,9 @@
 //! `stop`: the holder that is found is gone with its payload, or it says why not.
 
-use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Payload, SOON, Scene, Signal, exists, remember, state, until, wait_until,
+    End, Payload, SOON, Scene, Signal, Trace, exists, injected, remember, state, until, wait_until,
 };
 
 #[test]
@@ -127,11 +126,16 @@ fn a_successor_is_named_and_left_alone() {
     let payload = scene.payload(Payload::Plain);
     let mut standby = scene.start(["run", "--wait", "--", &payload]);
     standby.wait_for_line("standing by");
-    // The standby is faster than stop's last look at the file only if stop is slow there.
-    let output = scene.finish(["stop"]);
-    output.assert_code(0);
+    // The standby is faster than stop's next look at the file.
+    let slow = "pidfd_send_signal:delay_exit=2000000";
+    let stop = scene.spawn(injected(&scene, slow, &scene.gateway(["stop"])));
     assert_eq!(holder.end(), End::of(Signal::TERM));
     let mut standby = scene.wait_for_payload(standby);
+    let output = stop.output();
+    let stopped = format!("stopped pid {} (", holder.pid());
+    output.assert_code(0).assert_says(&stopped);
+    let named = format!("; pid {} (", standby.pid());
+    output.assert_says(&named).assert_says("has taken over");
     assert!(standby.is_running());
     let record = scene.record();
     assert_eq!(record.pid(), standby.pid());
@@ -176,23 +180,42 @@ fn two_stops_at_once_both_succeed() {
     assert_eq!(scene.lockers(), [0; 0]);
 }
 
-/// nobody ever has to remove anything, and nobody does.
+/// Runs `stop`, and fails if it removes, moves or empties anything, or makes a file.
+#[track_caller]
+fn stop_and_watch(scene: &Scene) {
+    let calls = "trace=unlink,unlinkat,rename,renameat,renameat2,link,linkat,truncate,ftruncate,open,openat,creat,pwrite64";
+    let mut trace = Trace::start(scene, calls, &scene.gateway(["stop"]));
+    assert_eq!(trace.process.end(), End::Code(0));
+    let calls = trace.calls();
+    let path = scene.pid_file();
+    let path = path.to_str().unwrap();
+    assert!(
+        calls
+            .iter()
+            .any(|call| call.name.starts_with("open") && call.rest.contains(path)),
+        "the trace shows what is done to the file: {calls:#?}"
+    );
+    for call in calls {
+        let harms = ["unlink", "rename", "link", "creat", "truncate"]
+            .iter()
+            .any(|name| call.name.starts_with(name));
+        let empties = call.name == "ftruncate" && call.rest.contains(", 0)")
+            || call.rest.contains("O_TRUNC")
+            || call.rest.contains("O_CREAT");
+        assert!(!harms && !empties, "{call:?}");
+    }
+}
+
+/// Nobody ever has to remove anything, and nobody does.
 #[test]
 fn the_file_is_never_removed() {
     let scene = Scene::new();
     let mut holder = scene.hold();
-    use std::os::unix::fs::MetadataExt;
-    let inode = || fs::metadata(scene.pid_file()).unwrap().ino();
-    let before = inode();
-    scene.finish(["stop"]).assert_code(0);
+    stop_and_watch(&scene);
     assert_eq!(holder.end(), End::of(Signal::TERM));
-    scene.finish(["status"]).assert_code(3);
-    scene.finish(["run", "--", "true"]).assert_code(0);
-    let mut holder = scene.hold();
-    holder.crash();
-    scene.finish(["stop"]).assert_code(0);
-    scene
-        .finish(["run", "--replace", "--", "true"])
-        .assert_code(0);
-    assert_eq!(inode(), before);
+    // Nothing to stop, and a crash.
+    stop_and_watch(&scene);
+    scene.hold().crash();
+    stop_and_watch(&scene);
+    assert_eq!(scene.state(), "free");
 }

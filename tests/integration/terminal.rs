@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    End, Payload, Process, SOON, Scene, Signal, Terminal, exists, stat_field, state, until,
-    wait_until,
+    End, LISTENER, Payload, Process, SOON, Scene, Signal, Terminal, exists, stat_field, state,
+    until, wait_until,
 };
 
 /// The program with this pid file, as one word of a shell's command line.
