@@ -44,7 +44,11 @@ pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
     views.extend(census.others().filter_map(view_elsewhere));
     let key = |view: &View| view.path.as_os_str().to_owned();
     views.sort_by_cached_key(key);
-    views.dedup_by(|one, other| one.path == other.path && one.state.name() == other.state.name());
+    // Two containers may each have one at the same path.
+    let pid = |view: &View| view.state.holder().map(Holder::pid);
+    views.dedup_by(|one, other| {
+        one.path == other.path && one.state.name() == other.state.name() && pid(one) == pid(other)
+    });
     Ok(views)
 }
 
@@ -149,6 +153,7 @@ fn held_view(holder: Holder, is_there: bool) -> Option<View> {
 fn view_elsewhere(holder: Holder) -> Option<View> {
     let path = holder.record()?.path();
     let is_there = FileId::at(&path).is_ok_and(|id| id == holder.file());
+    let is_there = is_there || view::is_elsewhere(&holder, &path);
     held_view(holder, is_there)
 }
 

@@ -105,6 +105,23 @@ impl Surroundings {
         Ok(self.home()?.join(".local/state/gateway"))
     }
 
+    /// Every directory where pid files of this user may lie: its own place, and the system's.
+    #[must_use]
+    pub fn places(&self) -> Vec<PathBuf> {
+        let mut places: Vec<PathBuf> = self.place(None).into_iter().collect();
+        places.push(PathBuf::from(SYSTEM_PLACE));
+        places.dedup();
+        places
+    }
+
+    /// The name by which this user means the pid file at this absolute path, if there is one.
+    #[must_use]
+    pub fn name_of(&self, path: &Path) -> Option<Name> {
+        let name = Name::new(path.parent()?.file_name()?.to_str()?)?;
+        let meant = self.pid_file(&Choice::Name(name.clone())).ok()?;
+        is_one_path(&meant, path).then_some(name)
+    }
+
     fn home(&self) -> Result<PathBuf> {
         let passwd = passwd_of(self.uid)
             .map(|entry| entry.home)
@@ -136,6 +153,13 @@ fn owner(path: &Path) -> Option<u32> {
     Some(std::fs::metadata(path).ok()?.uid())
 }
 
+/// Whether they name one file, whatever links lie in between: the records have the canonical form.
+fn is_one_path(one: &Path, other: &Path) -> bool {
+    let directory = |path: &Path| std::fs::canonicalize(path.parent()?).ok();
+    let same = one.file_name() == other.file_name();
+    one == other || same && directory(one).is_some() && directory(one) == directory(other)
+}
+
 fn absolute(path: &Path) -> Result<PathBuf> {
     if path.as_os_str().is_empty() {
         return Err(
@@ -156,8 +180,10 @@ fn absolute(path: &Path) -> Result<PathBuf> {
             printable(path.join(FILE_NAME).as_os_str())
         )));
     }
-    std::path::absolute(path)
-        .map_err(|error| Error::pid_file("cannot make absolute:", path).because(error))
+    std::path::absolute(path).map_err(|error| {
+        let shown = crate::record::printable(path.as_os_str());
+        Error::new(ErrorKind::PidFile, format!("cannot make {shown} absolute")).because(error)
+    })
 }
 
 fn from_variable(variable: &str, value: &OsStr) -> Result<PathBuf> {
@@ -218,6 +244,46 @@ mod tests {
             unsaid.pid_file(&Choice::Default).unwrap(),
             Path::new("/s/gateway.pid")
         );
+    }
+
+    #[test]
+    fn a_name_is_what_finds_the_file() {
+        let said = Surroundings {
+            state_dir: Some("/p".into()),
+            ..nobody()
+        };
+        let name = |path: &str| said.name_of(Path::new(path));
+        assert_eq!(name("/p/web/gateway.pid"), Name::new("web"));
+        for other in [
+            "/p/gateway.pid",
+            "/q/web/gateway.pid",
+            "/p/web/other.pid",
+            "/p/a/b/gateway.pid",
+            "/p/a b/gateway.pid",
+            // Of the system, and not of this user.
+            "/var/lib/gateway/web/gateway.pid",
+        ] {
+            assert_eq!(name(other), None, "{other}");
+        }
+        assert_eq!(said.places(), ["/p", "/var/lib/gateway"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_link_to_the_place_changes_no_name() {
+        let room = tempfile::tempdir().unwrap();
+        let place = std::fs::canonicalize(room.path()).unwrap().join("place");
+        std::fs::create_dir_all(place.join("web")).unwrap();
+        let link = place.with_file_name("link");
+        std::os::unix::fs::symlink(&place, &link).unwrap();
+        let said = Surroundings {
+            state_dir: Some(link.into()),
+            ..nobody()
+        };
+        assert_eq!(
+            said.name_of(&place.join("web/gateway.pid")),
+            Name::new("web")
+        );
+        assert_eq!(said.name_of(&place.join("not/gateway.pid")), None);
     }
 
     #[test]

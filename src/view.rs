@@ -61,6 +61,15 @@ impl State {
     }
 }
 
+/// The word for what a look gave, the same in every output: the state's name, or that nobody knows.
+#[must_use]
+pub fn name_of(look: &Result<View>) -> &'static str {
+    match look {
+        Ok(view) => view.state.name(),
+        Err(_) => "unknown",
+    }
+}
+
 /// A look at a pid file.
 #[derive(Debug)]
 pub struct View {
@@ -78,6 +87,26 @@ impl View {
     pub fn record(&self) -> Option<&Record> {
         self.contents.record()
     }
+
+    /// Whether the path means another file here than it does for the holder: that is in a container,
+    /// or has other mounts.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.state
+            .holder()
+            .is_some_and(|holder| is_elsewhere(holder, &self.path))
+    }
+}
+
+pub(crate) fn is_elsewhere(holder: &Holder, path: &Path) -> bool {
+    let leads_to_it = |path: &Path| FileId::at(path).map(|id| id == holder.file());
+    if matches!(leads_to_it(path), Ok(true)) {
+        return false;
+    }
+    let root = PathBuf::from(format!("/proc/{}/root", holder.pid()));
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    // Where its root may not be looked through, it is not ours.
+    leads_to_it(&root.join(inside)).unwrap_or_else(|_| holder.is_in_another_root())
 }
 
 /// Looks at the pid file at an absolute path. Waits no more than 200 ms, for a holder that has just

@@ -292,8 +292,7 @@ impl Probers {
     fn new(stage: &Stage) -> Self {
         let scene = &stage.scene;
         let file = scene.pid_file();
-        let gateway = |word: &str| {
-            let mut command = scene.gateway([word, "--json"]);
+        let quietly = |mut command: Command| {
             command.stdin(Stdio::null());
             command
         };
@@ -305,8 +304,8 @@ impl Probers {
         let mut pkill = scene.command("pkill");
         pkill.args(["-0", "-L", "-F"]).arg(&file);
         let commands: Vec<(Command, &'static [i32])> = vec![
-            (gateway("status"), &[0, 1, 3, 4]),
-            (gateway("list"), &[0]),
+            (quietly(scene.gateway(["status", "--json"])), &[0, 1, 3, 4]),
+            (quietly(scene.bare(["list", "--json"])), &[0]),
             (flock, &[0, 1]),
             // 3: the file is not there, not locked, or has no pid.
             (pkill, &[0, 1, 3]),

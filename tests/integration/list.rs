@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Locker, Process, SOON, Scene, as_nobody, until, wait_until};
+use crate::harness::{Locker, MountSpace, Process, SOON, Scene, as_nobody, until, wait_until};
 
 fn listed(scene: &Scene) -> Vec<Value> {
     let output = scene.finish_command(scene.bare(["list", "--json"]));
@@ -162,4 +162,75 @@ fn a_holder_whose_file_is_gone_is_listed() {
         states(&scene),
         [("gateway.pid".to_owned(), "removed".to_owned())]
     );
+}
+
+/// A name is what `-n` takes here and now: another place's file is none of ours.
+#[test]
+fn only_what_a_name_finds_has_a_name() {
+    let scene = Scene::new();
+    let space = MountSpace::new(&scene, "mount -t tmpfs tmpfs /var/lib");
+    let ask = |words: &[&str], place: bool| {
+        let mut command = space.command(&scene.bare(words));
+        if !place {
+            command.env_remove("GATEWAY_STATE_DIR");
+        }
+        scene.spawn(command)
+    };
+    let holder = ask(&["-n", "web", "run", "--", "sleep", "infinity"], false);
+    let path = "/var/lib/gateway/web/gateway.pid";
+    let pid = format!(" {} ", holder.pid());
+    let line_of = |output: crate::harness::Output| {
+        let mut lines = output.stdout.lines();
+        lines.find(|line| line.contains(&pid)).map(str::to_owned)
+    };
+    let line = |place: bool| line_of(ask(&["list"], place).output());
+    let own = until("it is listed", SOON, || line(false));
+    assert!(own.starts_with("web ") && own.ends_with(path), "{own}");
+    let other = line(true).unwrap();
+    assert!(other.starts_with("- ") && other.ends_with(path), "{other}");
+    // Here that path is another file's.
+    let outside = until("it is listed outside", SOON, || {
+        let mut command = scene.bare(["list"]);
+        command.env_remove("GATEWAY_STATE_DIR");
+        line_of(scene.finish_command(command))
+    });
+    let words: Vec<&str> = outside.split_whitespace().take(2).collect();
+    assert_eq!(words, ["-", "held"], "{outside}");
+    // What is advised works.
+    for (place, typed) in [(false, "-n web"), (true, &format!("-f {path}"))] {
+        let output = ask(&["status"], place).output();
+        output.assert_code(3);
+        let advice = format!("gateway {typed} status");
+        assert!(output.stdout.contains(&advice), "{output:?}");
+    }
+}
+
+#[test]
+fn a_path_in_an_advice_can_be_typed() {
+    let scene = Scene::new();
+    let path = scene.path("a b/gateway.pid");
+    let mut command = scene.bare(["-f"]);
+    command.arg(&path).args(["run", "--", "sleep", "infinity"]);
+    let _holder = scene.spawn(command);
+    let advice = format!("gateway -f '{}' status", path.display());
+    wait_until("it is advised", SOON, || {
+        let output = scene.finish_command(scene.bare(["status"]));
+        output.stdout.contains(&advice)
+    });
+}
+
+#[test]
+fn a_list_of_one_is_refused() {
+    let scene = Scene::new();
+    for (words, one) in [
+        (&["-n", "nosuch", "list"][..], "gateway -n nosuch status"),
+        (&["list", "--json", "-f", "a b"], "gateway -f 'a b' status"),
+    ] {
+        let output = scene.finish_command(scene.bare(words));
+        output
+            .assert_code(2)
+            .assert_says("list shows every gateway")
+            .assert_says(one);
+        assert_eq!(output.stdout, "");
+    }
 }

@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::harness::{
-    End, Locker, Payload, SOON, Scene, Signal, Trace, as_nobody, in_pid_namespace, set_mode, state,
-    wait_until,
+    End, Locker, Output, Payload, SOON, Scene, Signal, Trace, as_nobody, in_pid_namespace,
+    set_mode, state, wait_until,
 };
 use crate::people::record_naming;
 
@@ -255,7 +255,11 @@ fn the_lock_is_not_touched_while_a_holder_is_visible() {
     let _holder = scene.hold();
     let calls = "trace=flock,openat,unlink,unlinkat,rename,renameat2,ftruncate,pwrite64,mkdir";
     for words in [&["status"][..], &["status", "--json"], &["list"]] {
-        let mut trace = Trace::start(&scene, calls, &scene.gateway(words));
+        let command = match words {
+            ["list"] => scene.bare(words),
+            _ => scene.gateway(words),
+        };
+        let mut trace = Trace::start(&scene, calls, &command);
         assert_eq!(trace.process.end(), End::Code(0));
         for call in trace.calls() {
             let reads = call.name == "openat"
@@ -296,4 +300,80 @@ fn a_closed_pipe_is_no_fault() {
         "{output:?}"
     );
     assert_eq!(output.stderr, "");
+}
+
+// ---------------------------------------------------------------- what cannot be told
+
+/// Without a path there is nothing to look at: that is no other code, and no other form.
+#[test]
+fn a_path_that_cannot_be_found_is_unknown() {
+    let scene = Scene::for_everybody();
+    let relative = |words: &[&str]| {
+        let mut command = scene.bare(words);
+        command.env("GATEWAY_PID_FILE", "relative/gateway.pid");
+        scene.finish_command(command)
+    };
+    let homeless = |words: &[&str]| {
+        let mut command = scene.command("setpriv");
+        command
+            .args(["--reuid", "54321", "--regid", "54321", "--clear-groups"])
+            .arg(scene.program())
+            .args(words)
+            .env_remove("GATEWAY_STATE_DIR");
+        scene.finish_command(command)
+    };
+    assert_unknown(relative, "not an absolute path");
+    assert_unknown(homeless, "no home");
+}
+
+#[track_caller]
+fn assert_unknown(with: impl Fn(&[&str]) -> Output, why: &str) {
+    let text = with(&["status"]);
+    text.assert_code(4).assert_one_line().assert_says(why);
+    assert!(text.stdout.starts_with("unknown: "), "{text:?}");
+    let json = with(&["status", "--json"]);
+    json.assert_code(4).assert_one_line().assert_says(why);
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["state"], "unknown");
+    for key in ["pid_file", "holder", "last"] {
+        assert_eq!(value.get(key), Some(&serde_json::Value::Null), "{value}");
+    }
+}
+
+#[test]
+fn what_cannot_be_told_is_a_word_on_stdout_too() {
+    let scene = Scene::new();
+    fs::create_dir(scene.pid_file()).unwrap();
+    assert_state(&scene, "unknown", 4);
+}
+
+/// A time alone would mean today.
+#[test]
+fn a_crash_of_another_day_has_its_date() {
+    let scene = Scene::new();
+    let text = record_naming(&scene.pid_file(), 4_000_000);
+    fs::write(scene.pid_file(), text).unwrap();
+    let text = scene.finish(["status"]).stdout;
+    assert!(
+        text.contains("at or after 2026-01-01 00:00 UTC"),
+        "the date of the record: {text}"
+    );
+}
+
+/// One key, one meaning: `argv` is the gateway's, also of a run that is over.
+#[test]
+fn argv_is_the_gateways_in_every_state() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let held = scene.status();
+    holder.crash();
+    let crashed = scene.status();
+    for key in ["argv", "payload", "pid", "run_id"] {
+        assert_eq!(crashed["last"][key], held["holder"][key], "{key}");
+    }
+    assert_eq!(crashed["last"]["argv"][3], "run");
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    let ended = scene.status();
+    assert_eq!(ended["last"]["argv"][3], "run");
+    assert_eq!(ended["last"]["payload"]["argv"][0], "true");
 }

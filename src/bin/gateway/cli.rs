@@ -11,6 +11,7 @@ use gateway_lock::time::Limit;
 
 use crate::describe::Language;
 use crate::duration;
+use crate::words;
 
 /// One running instance of a command per pid file.
 ///
@@ -184,17 +185,22 @@ pub fn parse() -> Result<Cli, clap::Error> {
     Ok(cli)
 }
 
+fn wrong(text: &str) -> Result<(), clap::Error> {
+    Err(Cli::command().error(ErrorKind::ArgumentConflict, text))
+}
+
 /// What clap cannot be told.
 fn check(cli: &Cli) -> Result<(), clap::Error> {
-    let wrong = |text: &str| Err(Cli::command().error(ErrorKind::ArgumentConflict, text));
     if cli.global.pid_file.is_some() && cli.global.name.is_some() {
         return wrong("--pid-file and --name both say where the pid file is: give one of them");
     }
     if cli.global.verbose > 0 && cli.global.quiet {
         return wrong("--verbose and --quiet contradict each other: give one of them");
     }
-    let Command::Run(run) = &cli.command else {
-        return Ok(());
+    let run = match &cli.command {
+        Command::Run(run) => run,
+        Command::List(_) => return check_list(&cli.global),
+        _ => return Ok(()),
     };
     if run.patience.timeout.is_some() && !run.replace && !run.wait {
         return wrong(
@@ -208,6 +214,18 @@ fn check(cli: &Cli) -> Result<(), clap::Error> {
         return wrong("--exec becomes COMMAND, and there is none: add -- COMMAND");
     }
     Ok(())
+}
+
+/// Whoever names one pid file does not want to see all of them.
+fn check_list(global: &Global) -> Result<(), clap::Error> {
+    let one = match (&global.pid_file, &global.name) {
+        (Some(path), _) => format!("-f {}", words::quoted(path.as_os_str())),
+        (None, Some(name)) => format!("-n {}", name.as_str()),
+        (None, None) => return Ok(()),
+    };
+    wrong(&format!(
+        "list shows every gateway; for one: gateway {one} status"
+    ))
 }
 
 /// Likely slips get a sentence of their own.

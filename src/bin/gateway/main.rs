@@ -55,7 +55,7 @@ fn run(cli: Cli) -> Verdict {
     };
     let outcome = match cli.command {
         Command::Run(run) => commands::run::run(&context, &run),
-        Command::Status(show) => commands::status::status(&context, &show),
+        Command::Status(show) => Ok(commands::status::status(&context, &show)),
         Command::Stop(patience) => commands::stop::stop(&context, &patience),
         Command::List(show) => commands::list::list(&show),
         Command::Completions { language } => {

@@ -9,7 +9,7 @@ use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::holder::{Holder, Locker, Sighting};
 use gateway_lock::place::Choice;
 use gateway_lock::process::Pid;
-use gateway_lock::record::{Asker, End, Exit, Manager, Reason, Record};
+use gateway_lock::record::{Asker, End, Exit, Manager, Reason, Record, Timestamp};
 use gateway_lock::survivors::Survivor;
 use gateway_lock::takeover::{Bar, Refusal};
 use gateway_lock::text::{Text, printable};
@@ -52,7 +52,7 @@ pub fn path(path: &Path) -> String {
 }
 
 /// A word that a shell takes as one.
-fn quoted(word: &OsStr) -> String {
+pub fn quoted(word: &OsStr) -> String {
     let shown = printable(word);
     let plain = !shown.is_empty()
         && shown
@@ -106,6 +106,28 @@ fn pair(value: u64, base: u64, large: &str, small: &str) -> String {
     match value % base {
         0 => format!("{} {large}", value / base),
         rest => format!("{} {large} {rest} {small}", value / base),
+    }
+}
+
+/// `2026-11-23 22:10:11 UTC`
+pub fn moment(time: Timestamp) -> String {
+    let shown = humantime::format_rfc3339_seconds(time.0).to_string();
+    shown.replace('T', " ").replace('Z', " UTC")
+}
+
+/// To the minute, and of today without the day: `22:10 UTC`, `2026-11-23 22:10 UTC`.
+pub fn rough_moment(time: Timestamp, now: Timestamp) -> String {
+    let (shown, today) = (moment(time), moment(now));
+    let day = |text: &str| text.get(..10).map(str::to_owned);
+    let from = if day(&shown) == day(&today) { 11 } else { 0 };
+    format!("{} UTC", shown.get(from..16).unwrap_or(&shown))
+}
+
+/// `1 process`, `3 processes`
+pub fn processes(number: usize) -> String {
+    match number {
+        1 => "1 process".to_owned(),
+        _ => format!("{number} processes"),
     }
 }
 
@@ -389,6 +411,18 @@ mod tests {
         assert_eq!(shown(90_000), "1 min 30 s");
         assert_eq!(shown(11_520_000), "3 h 12 min");
         assert_eq!(shown(86_400_000), "1 d");
+    }
+
+    #[test]
+    fn a_moment_of_another_day_has_its_date() {
+        let at = |text: &str| Timestamp(humantime::parse_rfc3339(text).unwrap());
+        let now = at("2026-11-23T23:00:00Z");
+        let shown = |text| rough_moment(at(text), now);
+        assert_eq!(shown("2026-11-23T22:10:11Z"), "22:10 UTC");
+        assert_eq!(shown("2026-11-22T22:10:11Z"), "2026-11-22 22:10 UTC");
+        // The clock was set back since.
+        assert_eq!(shown("2026-11-24T00:00:00Z"), "2026-11-24 00:00 UTC");
+        assert_eq!(moment(now), "2026-11-23 23:00:00 UTC");
     }
 
     #[test]

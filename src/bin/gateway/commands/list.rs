@@ -1,12 +1,14 @@
 //! `list`: every gateway that can be seen.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
 use gateway_lock::Result;
 use gateway_lock::census;
 use gateway_lock::directory::SYSTEM_PLACE;
-use gateway_lock::place::{FILE_NAME, Surroundings};
+use gateway_lock::holder::{Holder, Locker};
+use gateway_lock::place::Surroundings;
+use gateway_lock::process::Pid;
+use gateway_lock::record::Record;
 use gateway_lock::text::printable;
 use gateway_lock::user::user_name;
 use gateway_lock::view::{State, View};
@@ -21,8 +23,8 @@ const HEADINGS: [&str; 8] = [
 ];
 
 pub fn list(show: &Show) -> Result<Verdict> {
-    let places = places(&Surroundings::of_this_process());
-    let views = census::list(&places)?;
+    let around = Surroundings::of_this_process();
+    let views = census::list(&around.places())?;
     if show.json {
         let objects: Vec<_> = views.iter().map(status::object).collect();
         let text = serde_json::to_string(&objects).expect("this has nothing that JSON cannot say");
@@ -31,78 +33,91 @@ pub fn list(show: &Show) -> Result<Verdict> {
         let mut users = HashMap::new();
         let rows: Vec<[String; 8]> = views
             .iter()
-            .map(|view| row(view, &places, &mut users))
+            .map(|view| Row::of(view, &around, &mut users).cells())
             .collect();
         status::print(&table(&rows));
     }
     Ok(Verdict::SUCCESS)
 }
 
-/// The caller's own place, and the system's.
-pub fn places(surroundings: &Surroundings) -> Vec<PathBuf> {
-    let mut places: Vec<PathBuf> = surroundings.place(None).into_iter().collect();
-    places.push(PathBuf::from(SYSTEM_PLACE));
-    places.dedup();
-    places
+/// One line of the table; what is not known is shown as `-`.
+#[derive(Default)]
+struct Row {
+    name: Option<String>,
+    state: String,
+    pid: Option<Pid>,
+    up: Option<String>,
+    user: Option<String>,
+    unit: Option<String>,
+    command: Option<String>,
+    path: String,
 }
 
-/// The name with which `-n` finds this file.
-pub fn name_of(path: &Path, places: &[PathBuf]) -> Option<String> {
-    let directory = path
-        .parent()
-        .filter(|_| path.file_name().is_some_and(|name| name == FILE_NAME))?;
-    let ours = |place: &PathBuf| {
-        directory.parent() == Some(place)
-            || std::fs::canonicalize(place).is_ok_and(|place| directory.parent() == Some(&place))
-    };
-    places
-        .iter()
-        .any(ours)
-        .then(|| directory.file_name()?.to_str().map(str::to_owned))?
-}
+impl Row {
+    fn of(view: &View, around: &Surroundings, users: &mut HashMap<u32, String>) -> Self {
+        let mut row = Self {
+            name: name(view, around),
+            state: view.state.name().to_owned(),
+            path: words::path(&view.path),
+            ..Self::default()
+        };
+        if let Some(record) = view.record() {
+            row.recorded(record, users);
+        }
+        match &view.state {
+            State::Starting(Some(locker)) | State::Foreign(locker) => row.locker(locker),
+            State::Invisible(pid) => row.pid = *pid,
+            State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
+                row.holder(holder);
+            }
+            State::Starting(None) | State::Free | State::Crashed => {}
+        }
+        row
+    }
 
-fn row(view: &View, places: &[PathBuf], users: &mut HashMap<u32, String>) -> [String; 8] {
-    let none = || "-".to_owned();
-    let mut row = [
-        none(),
-        view.state.name().to_owned(),
-        none(),
-        none(),
-        none(),
-        none(),
-        none(),
-        words::path(&view.path),
-    ];
-    row[0] = name_of(&view.path, places).unwrap_or_else(none);
-    match &view.state {
-        State::Starting(Some(locker)) | State::Foreign(locker) => {
-            row[2] = locker.pid.to_string();
-            row[6] = words::command(&locker.argv);
-        }
-        State::Invisible(Some(pid)) => row[2] = pid.to_string(),
-        _ => {}
-    }
-    if let Some(holder) = view.state.holder() {
-        row[2] = holder.pid().to_string();
-        row[6] = words::command(&holder.command());
-    }
-    if let Some(record) = view.record() {
-        if view.state.holder().is_some() {
-            row[3] = words::span(record.since.age());
-        }
-        row[4] = users
+    fn recorded(&mut self, record: &Record, users: &mut HashMap<u32, String>) {
+        let user = users
             .entry(record.uid)
-            .or_insert_with(|| user_name(record.uid))
-            .clone();
-        row[5] = record
-            .unit
-            .as_ref()
-            .map_or_else(none, |unit| printable(unit.as_ref()));
-        if view.state.holder().is_none() && row[6] == "-" {
-            row[6] = words::command(&words::words(record.command()));
-        }
+            .or_insert_with(|| user_name(record.uid));
+        self.user = Some(user.clone());
+        self.unit = record.unit.as_ref().map(|unit| printable(unit.as_ref()));
+        self.command = Some(words::command(&words::words(record.command())));
     }
-    row
+
+    fn locker(&mut self, locker: &Locker) {
+        self.pid = Some(locker.pid);
+        self.command = Some(words::command(&locker.argv));
+    }
+
+    fn holder(&mut self, holder: &Holder) {
+        self.pid = Some(holder.pid());
+        self.command = Some(words::command(&holder.command()));
+        self.up = holder
+            .record()
+            .map(|record| words::span(record.since.age()));
+    }
+
+    fn cells(self) -> [String; 8] {
+        let shown = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
+        [
+            shown(self.name),
+            self.state,
+            shown(self.pid.map(|pid| pid.to_string())),
+            shown(self.up),
+            shown(self.user),
+            shown(self.unit),
+            shown(self.command),
+            self.path,
+        ]
+    }
+}
+
+/// What `-n` takes for it, here and for this user.
+fn name(view: &View, around: &Surroundings) -> Option<String> {
+    let name = around
+        .name_of(&view.path)
+        .filter(|_| !view.is_elsewhere())?;
+    Some(name.as_str().to_owned())
 }
 
 fn table(rows: &[[String; 8]]) -> String {
@@ -133,28 +148,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_what_finds_the_file() {
-        let places = [PathBuf::from("/p")];
-        assert_eq!(
-            name_of(Path::new("/p/web/gateway.pid"), &places).as_deref(),
-            Some("web")
-        );
-        for other in [
-            "/p/gateway.pid",
-            "/q/web/gateway.pid",
-            "/p/web/other.pid",
-            "/p/a/b/gateway.pid",
-        ] {
-            assert_eq!(name_of(Path::new(other), &places), None, "{other}");
-        }
-    }
-
-    #[test]
     fn the_table_is_aligned() {
         let row = ["web", "held", "7", "1 s", "root", "-", "sleep 9", "/p"].map(str::to_owned);
         let table = table(&[row]);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0].find("STATE"), lines[1].find("held"));
         assert_eq!(lines[0].find("PID FILE"), lines[1].find("/p"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_a_dash() {
+        let row = Row {
+            state: "invisible".to_owned(),
+            path: "/p".to_owned(),
+            ..Row::default()
+        };
+        assert_eq!(
+            row.cells(),
+            ["-", "invisible", "-", "-", "-", "-", "-", "/p"]
+        );
     }
 }

@@ -5,12 +5,12 @@ pub mod run;
 pub mod status;
 pub mod stop;
 
-use gateway_lock::place::Surroundings;
-use gateway_lock::{Result, census, variables};
+use gateway_lock::place::{Choice, Surroundings};
+use gateway_lock::{census, variables};
 
 use crate::cli::Global;
 use crate::message::Voice;
-use crate::words::{self, Subject};
+use crate::words::Subject;
 
 /// What every command needs.
 pub struct Context {
@@ -34,15 +34,17 @@ impl Context {
         if named {
             return None;
         }
-        let places = list::places(&Surroundings::of_this_process());
-        let views = census::list(&places).ok()?;
+        let around = Surroundings::of_this_process();
+        let views = census::list(&around.places()).ok()?;
         let held: Vec<String> = views
             .iter()
-            .filter(|view| view.state.holder().is_some())
+            .filter(|view| view.state.holder().is_some() && !view.is_elsewhere())
             .take(5)
-            .map(|view| match list::name_of(&view.path, &places) {
-                Some(name) => format!("gateway -n {name} status"),
-                None => format!("gateway -f {} status", words::path(&view.path)),
+            .map(|view| {
+                let choice = around
+                    .name_of(&view.path)
+                    .map_or(Choice::Default, Choice::Name);
+                Subject::new(view.path.clone(), choice).typed("status")
             })
             .collect();
         (!held.is_empty()).then(|| {

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
-use gateway_lock::Result;
+use gateway_lock::Error;
 use gateway_lock::holder::Holder;
-use gateway_lock::record::{End, Manager, Record};
+use gateway_lock::process::Signal;
+use gateway_lock::record::{End, Manager, Payload, Record, printable};
 use gateway_lock::text::Text;
 use gateway_lock::time::{Limit, Timestamp};
 use gateway_lock::view::{self, State, View};
@@ -13,13 +14,16 @@ use serde::Serialize;
 use crate::cli::Show;
 use crate::commands::Context;
 use crate::exit::{STATUS_CRASHED, STATUS_FREE, STATUS_HELD, STATUS_UNKNOWN, Verdict};
-use crate::words;
+use crate::words::{self, Subject};
 
-pub fn status(context: &Context, show: &Show) -> Result<Verdict> {
-    let subject = context.subject()?;
+pub fn status(context: &Context, show: &Show) -> Verdict {
+    let subject = match context.subject() {
+        Ok(subject) => subject,
+        Err(error) => return cannot_tell(context, show, None, error),
+    };
     let view = match view::look(&subject.path) {
         Ok(view) => view,
-        Err(error) => return Ok(cannot_tell(context, show, &subject, &error)),
+        Err(error) => return cannot_tell(context, show, Some(&subject), error),
     };
     if show.json {
         print(&json(&view));
@@ -31,7 +35,7 @@ pub fn status(context: &Context, show: &Show) -> Result<Verdict> {
             print(&format!("      {others}\n"));
         }
     }
-    Ok(Verdict::Code(code(&view.state)))
+    Verdict::Code(code(&view.state))
 }
 
 /// LSB: 0 runs, 1 dead with a pid file, 3 not running, 4 unknown.
@@ -48,22 +52,22 @@ fn code(state: &State) -> u8 {
     }
 }
 
-fn cannot_tell(
-    context: &Context,
-    show: &Show,
-    subject: &words::Subject,
-    error: &gateway_lock::Error,
-) -> Verdict {
+/// Why is told on stderr; without a subject not even the pid file's path is known.
+fn cannot_tell(context: &Context, show: &Show, subject: Option<&Subject>, error: Error) -> Verdict {
     context.voice.fault(&error.to_string());
+    let path = subject.map(|subject| subject.path.as_path());
+    let state = view::name_of(&Err(error));
     if show.json {
-        let path = Text(subject.path.as_os_str().to_os_string());
         print(&line(&StatusJson {
             format: 1,
-            state: "unknown",
-            pid_file: path,
+            state,
+            pid_file: path.map(|path| Text(path.as_os_str().to_os_string())),
             holder: None,
             last: None,
         }));
+    } else {
+        let file = path.map_or_else(String::new, |path| file(&words::path(path)));
+        print(&format!("{state}: cannot tell who holds the lock\n{file}"));
     }
     Verdict::Code(STATUS_UNKNOWN)
 }
@@ -78,7 +82,8 @@ pub fn print(text: &str) {
 pub struct StatusJson {
     format: u32,
     state: &'static str,
-    pid_file: Text,
+    /// Null where it could not be told which one is meant.
+    pid_file: Option<Text>,
     holder: Option<HolderJson>,
     last: Option<LastJson>,
 }
@@ -92,7 +97,7 @@ struct HolderJson {
     uid: Option<u32>,
     unit: Option<String>,
     manager: Option<Manager>,
-    payload: Option<gateway_lock::record::Payload>,
+    payload: Option<Payload>,
     generation: Option<u64>,
     run_id: Option<String>,
     since: Option<Timestamp>,
@@ -108,6 +113,7 @@ struct LastJson {
     run_id: String,
     since: Timestamp,
     argv: Vec<Text>,
+    payload: Option<Payload>,
     unit: Option<String>,
     #[serde(flatten)]
     end: Option<End>,
@@ -129,7 +135,7 @@ pub fn object(view: &View) -> StatusJson {
     StatusJson {
         format: 1,
         state: view.state.name(),
-        pid_file: Text(view.path.as_os_str().to_os_string()),
+        pid_file: Some(Text(view.path.as_os_str().to_os_string())),
         holder,
         last: view.record().filter(|_| idle).map(of_last),
     }
@@ -141,7 +147,8 @@ fn of_last(record: &Record) -> LastJson {
         generation: record.generation,
         run_id: record.run_id.clone(),
         since: record.since,
-        argv: record.command().to_vec(),
+        argv: record.argv.clone(),
+        payload: record.payload.clone(),
         unit: record.unit.clone(),
         end: record.end.clone(),
     }
@@ -195,7 +202,7 @@ fn line(json: &impl Serialize) -> String {
     text
 }
 
-fn text(view: &View, subject: &words::Subject) -> String {
+fn text(view: &View, subject: &Subject) -> String {
     let path = words::path(&view.path);
     match &view.state {
         State::Held(holder) | State::Ending(holder) => format!(
@@ -254,67 +261,62 @@ fn detail(name: &str, value: &str) -> String {
 }
 
 fn details(holder: &Holder, path: &str) -> String {
-    let Some(record) = holder.record() else {
-        return file(path);
-    };
-    let mut out = String::new();
-    if let Some(unit) = &record.unit {
-        let user = if record.manager == Some(Manager::User) {
-            " (user manager)"
-        } else {
-            ""
-        };
-        out += &detail(
-            "unit",
-            &format!("{}{user}", gateway_lock::text::printable(unit.as_ref())),
-        );
-    }
-    out += &match &record.payload {
-        Some(payload) => detail(
-            "payload",
-            &format!(
-                "pid {}, {}",
-                payload.pid,
-                processes(view::payload_size(holder.pid()))
-            ),
-        ),
-        None if record.exec => detail("payload", "the holder became the command (--exec)"),
-        None => detail("payload", "none"),
-    };
-    let since = humantime::format_rfc3339_seconds(record.since.0)
-        .to_string()
-        .replace('T', " ")
-        .replace('Z', " UTC");
-    out += &detail(
-        "since",
-        &format!("{since}, generation {}", record.generation),
-    );
-    if let Some(limit) = record.stop_timeout {
-        let signal = record
-            .stop_signal
-            .map_or_else(|| "TERM".to_owned(), |signal| signal.to_string());
-        let kill = limit.finite().map_or_else(
-            || "never SIGKILL".to_owned(),
-            |limit| format!("SIGKILL after {}", words::span(limit)),
-        );
-        out += &detail("at stop", &format!("{signal}, {kill}"));
-    }
-    out + &file(path)
+    let told = holder.record().map_or_else(String::new, |record| {
+        [
+            unit(record),
+            payload(record, holder),
+            since(record),
+            at_stop(record),
+        ]
+        .concat()
+    });
+    told + &file(path)
 }
 
-fn processes(count: usize) -> String {
-    if count == 1 {
-        "1 process".to_owned()
-    } else {
-        format!("{count} processes")
+fn unit(record: &Record) -> String {
+    let user = match record.manager {
+        Some(Manager::User) => " (user manager)",
+        _ => "",
+    };
+    record.unit.as_ref().map_or_else(String::new, |unit| {
+        detail("unit", &format!("{}{user}", printable(unit.as_ref())))
+    })
+}
+
+fn payload(record: &Record, holder: &Holder) -> String {
+    match &record.payload {
+        Some(payload) => {
+            let size = words::processes(view::payload_size(holder.pid()));
+            detail("payload", &format!("pid {}, {size}", payload.pid))
+        }
+        None if record.exec => detail("payload", "the holder became the command (--exec)"),
+        None => detail("payload", "none"),
     }
+}
+
+fn since(record: &Record) -> String {
+    let moment = words::moment(record.since);
+    detail(
+        "since",
+        &format!("{moment}, generation {}", record.generation),
+    )
+}
+
+fn at_stop(record: &Record) -> String {
+    let Some(limit) = record.stop_timeout else {
+        return String::new();
+    };
+    let signal = record.stop_signal.unwrap_or(Signal::TERM);
+    let kill = limit.finite().map_or_else(
+        || "never SIGKILL".to_owned(),
+        |limit| format!("SIGKILL after {}", words::span(limit)),
+    );
+    detail("at stop", &format!("{signal}, {kill}"))
 }
 
 fn crashed(view: &View) -> String {
     match view.record() {
         Some(record) => {
-            let since = humantime::format_rfc3339_seconds(record.since.0).to_string();
-            let time = since.get(11..16).unwrap_or_default();
             let rebooted =
                 gateway_lock::process::boot_id().is_ok_and(|boot| boot != record.boot_id);
             let how = if rebooted {
@@ -323,15 +325,16 @@ fn crashed(view: &View) -> String {
                 "ended without a word"
             };
             format!(
-                "{} {how} at or after {time} UTC",
-                words::process(record.pid, &words::words(record.command()))
+                "{} {how} at or after {}",
+                words::process(record.pid, &words::words(record.command())),
+                words::rough_moment(record.since, Timestamp::now())
             )
         }
         None => "the pid file names a process that does not hold the lock".to_owned(),
     }
 }
 
-fn free(view: &View, subject: &words::Subject) -> String {
+fn free(view: &View, subject: &Subject) -> String {
     match view.record() {
         Some(Record { end: Some(end), .. }) => words::end(end),
         Some(record) if record.exec => {
