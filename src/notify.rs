@@ -81,6 +81,15 @@ impl Notifier {
         }
     }
 
+    /// Sends what is unsent; waits up to two seconds for room.
+    pub fn drain(&mut self) {
+        let end = Instant::now() + LAST_WORDS;
+        while self.due().is_some() && Instant::now() < end {
+            crate::wait::sleep([], Some(TRY_AGAIN));
+            self.flush();
+        }
+    }
+
     /// When to call [`Notifier::flush`], if anything is unsent.
     #[must_use]
     pub fn due(&self) -> Option<Duration> {
@@ -91,11 +100,7 @@ impl Notifier {
 /// What is unsent when the program ends is tried for two seconds more.
 impl Drop for Notifier {
     fn drop(&mut self) {
-        let end = Instant::now() + LAST_WORDS;
-        while self.due().is_some() && Instant::now() < end {
-            crate::wait::sleep([], Some(TRY_AGAIN));
-            self.flush();
-        }
+        self.drain();
     }
 }
 

@@ -158,12 +158,16 @@ fn image(command: &Command, around: Surroundings<'_>) -> Result<Image> {
     let outer = std::env::var_os(variables::RUN_ID);
     let ours = marks::of_run(record, outer);
     // WATCHDOG_PID is ours; without it the watchdog is for whoever asks (sd_watchdog_enabled(3)).
-    let hidden = if around.may_notify {
-        "WATCHDOG_PID"
+    // That asks for no socket, so who may not speak must not hear of a watchdog, either: after
+    // --exec even WATCHDOG_PID is the command's own.
+    let hidden: &[&str] = if around.may_notify {
+        &["WATCHDOG_PID"]
     } else {
-        "NOTIFY_SOCKET"
+        &["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
     };
-    let is_ours = |name: &OsString| name == hidden || ours.iter().any(|(own, _)| name == own);
+    let is_ours = |name: &OsString| {
+        hidden.iter().any(|hidden| name == hidden) || ours.iter().any(|(own, _)| name == own)
+    };
     let kept = std::env::vars_os().filter(|(name, _)| !is_ours(name));
     let added = ours
         .iter()
@@ -263,7 +267,7 @@ impl Payload {
         if let Err(error) = self.pinned.signal(signal)
             && error.raw_os_error() != Some(libc::ESRCH)
         {
-            log::warn!(
+            log::error!(
                 "cannot send {signal} to COMMAND, pid {}: {error}",
                 self.pid()
             );

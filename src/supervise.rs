@@ -5,6 +5,7 @@
 //! the promise: payload gone, record marked ended, lock let go.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{WaitOptions, WaitStatus};
@@ -64,11 +65,30 @@ pub enum Happening<'a> {
         from_outside: bool,
     },
     /// The command has ended and left processes, which are asked to end.
-    Left(&'a [Stat]),
-    /// Time is over: these are killed. Told again when others are.
-    Killing(&'a [Stat]),
-    /// A look at the name found something.
+    Left {
+        /// These.
+        left: &'a [Stat],
+        /// What is there after so long is killed.
+        within: Duration,
+    },
+    /// These are killed. Told again when others are.
+    Killing {
+        /// These.
+        left: &'a [Stat],
+        /// Why now.
+        why: Why,
+    },
+    /// A look at the name found something, or found it whole again.
     Name(&'a Finding),
+}
+
+/// Why what is left is killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// Its time is over.
+    TimeIsOver,
+    /// Ctrl-C was pressed once more: somebody does not want to wait.
+    InterruptedAgain,
 }
 
 /// Whoever tells people and the service manager what happens.
@@ -109,7 +129,7 @@ pub struct Ended {
     pub replaced: bool,
     /// How many processes the command left, which were ended.
     pub left: usize,
-    /// How long it ran.
+    /// How long it ran: until its first process ended.
     pub ran: Duration,
 }
 
@@ -126,16 +146,19 @@ pub enum Action {
         send: Option<Signal>,
     },
     /// Ask everything that is left.
-    AskRest,
+    AskRest {
+        /// How long that gets.
+        within: Duration,
+    },
     /// Kill everything.
-    KillAll,
+    KillAll(Why),
     /// It is over.
     Finish,
 }
 
 /// Where a signal came from, as far as it matters to the payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum From {
+pub enum KeySource {
     /// A process.
     Somebody,
     /// A key was pressed, and the payload's first process has not heard of it.
@@ -149,7 +172,7 @@ enum Phase {
     Running,
     Stopping,
     Clearing,
-    Killing,
+    Killing(Why),
 }
 
 /// The decision.
@@ -160,6 +183,8 @@ pub struct Course {
     terminal: bool,
     command: bool,
     phase: Phase,
+    /// Ctrl-C has been pressed.
+    interrupted: bool,
     due: Option<Duration>,
     kills: u32,
 }
@@ -174,6 +199,7 @@ impl Course {
             terminal: rules.terminal,
             command,
             phase: Phase::Running,
+            interrupted: false,
             due: None,
             kills: 0,
         }
@@ -198,8 +224,8 @@ impl Course {
     }
 
     /// A signal came, from somebody or from the terminal's driver.
-    pub fn signal(&mut self, now: Duration, signal: Signal, from: From) -> Action {
-        let (by_terminal, heard) = (from != From::Somebody, from == From::TerminalToAll);
+    pub fn signal(&mut self, now: Duration, signal: Signal, source: KeySource) -> Action {
+        let heard = source == KeySource::TerminalToAll;
         if !self.stops(signal) {
             let keys = matches!(signal, Signal::QUIT | Signal::WINCH);
             return if heard && keys || !self.command {
@@ -208,12 +234,13 @@ impl Course {
                 Action::PassOn(signal)
             };
         }
+        let ctrl_c = signal == Signal::INT && source != KeySource::Somebody;
+        let again = ctrl_c && std::mem::replace(&mut self.interrupted, true);
         match self.phase {
             Phase::Running => self.stop(now, signal, heard && signal == Signal::INT),
-            // Only a second Ctrl-C is a person who does not want to wait.
-            Phase::Stopping | Phase::Clearing if by_terminal && signal == Signal::INT => {
-                self.kill(now)
-            }
+            // Only a second Ctrl-C is a person who does not want to wait: the first may be about
+            // something else, after a TERM of somebody else.
+            Phase::Stopping | Phase::Clearing if again => self.kill(now, Why::InterruptedAgain),
             _ => Action::Nothing,
         }
     }
@@ -240,11 +267,11 @@ impl Course {
         Action::Stop { send }
     }
 
-    fn kill(&mut self, now: Duration) -> Action {
-        self.phase = Phase::Killing;
+    fn kill(&mut self, now: Duration, why: Why) -> Action {
+        self.phase = Phase::Killing(why);
         self.due = Some(now + KILL_AGAIN * 2u32.pow(self.kills.min(4)));
         self.kills += 1;
-        Action::KillAll
+        Action::KillAll(why)
     }
 
     /// The command's first process has ended; `left`: something of it is still there.
@@ -254,22 +281,34 @@ impl Course {
         }
         match self.phase {
             Phase::Running | Phase::Stopping => {
-                let grace = now + LEFTOVER_GRACE;
-                self.due = Some(self.due.map_or(grace, |due| due.min(grace)));
+                let within = self.grace(now);
+                self.due = Some(now + within);
                 self.phase = Phase::Clearing;
-                Action::AskRest
+                Action::AskRest { within }
             }
-            Phase::Clearing | Phase::Killing => Action::Nothing,
+            Phase::Clearing | Phase::Killing(_) => Action::Nothing,
         }
+    }
+
+    /// Leftovers get no more than the stop budget, or what an ordered stop has left of it.
+    fn grace(&self, now: Duration) -> Duration {
+        let budget = match self.due {
+            Some(due) => Some(due.saturating_sub(now)),
+            None => self.stop_timeout.finite(),
+        };
+        budget.map_or(LEFTOVER_GRACE, |budget| budget.min(LEFTOVER_GRACE))
     }
 
     /// Time has passed.
     pub fn time(&mut self, now: Duration) -> Action {
-        if self.due.is_some_and(|due| now >= due) {
-            self.kill(now)
-        } else {
-            Action::Nothing
+        if self.due.is_none_or(|due| now < due) {
+            return Action::Nothing;
         }
+        let why = match self.phase {
+            Phase::Killing(why) => why,
+            _ => Why::TimeIsOver,
+        };
+        self.kill(now, why)
     }
 }
 
@@ -286,53 +325,32 @@ pub fn supervise(
     attendant: &mut dyn Attendant,
 ) -> Result<Ended> {
     let began = Instant::now();
-    let started = match command {
-        Some(command) => start(&mut claim, command, signals, rules),
-        None => Ok(None),
-    };
-    let payload = match started {
+    let payload = match start(&mut claim, command, signals, rules) {
         Ok(payload) => payload,
         Err(error) => {
-            let _ = claim.end(End::now(Reason::Exited));
+            mark_ended(claim, End::now(Reason::Exited));
             return Err(error);
         }
     };
-    let course = Course::new(rules, payload.is_some());
-    let mut watch = Watch {
-        claim,
-        payload,
-        course,
-        began,
-        bell: None,
-        hang_at: Some(began + SETTLED),
-        look_at: None,
-        exit: None,
-        gone: false,
-        cause: None,
-        by: None,
-        replaced: false,
-        left: 0,
-        contested: false,
-        mounts_changed: false,
-        killed: Vec::new(),
-        over: false,
-    };
-    if command.is_some() && watch.payload.is_none() {
-        // A stop that was recorded before the fork: nothing was started.
-        if let Some(arrival) = signals.take_stop() {
-            watch.note_stop(arrival, attendant);
-        }
-        return watch.finish();
-    }
-    watch.run(signals, attendant)
+    let never_started = command.is_some() && payload.is_none();
+    let watch = Watch::new(claim, payload, rules, began);
+    Ok(if never_started {
+        watch.stopped_before(signals, attendant)
+    } else {
+        watch.run(signals, attendant)
+    })
 }
 
+/// Starts the command, if there is one. None also where a stop came first.
 fn start(
     claim: &mut Claim,
-    command: &Command,
+    command: Option<&Command>,
     signals: &mut Signals,
     rules: &Rules,
 ) -> Result<Option<Payload>> {
+    let Some(command) = command else {
+        return Ok(None);
+    };
     let around = Surroundings {
         record: claim.record(),
         may_notify: rules.may_notify,
@@ -347,9 +365,19 @@ fn start(
     };
     if let Err(error) = claim.set_payload(entry) {
         // The record had room a moment ago; without the entry the run id still finds it.
-        log::warn!("{error}; the record does not name the command's pid");
+        let pid = payload.pid();
+        log::error!("{error}; COMMAND runs as pid {pid}, which the record may not say");
     }
     Ok(Some(payload))
+}
+
+/// Marks the record ended and lets go, which cannot be undone by a fault.
+fn mark_ended(claim: Claim, end: End) {
+    if let Err(error) = claim.end(end) {
+        log::error!(
+            "{error}; how this run ended is not recorded, and the next start may take it for a crash"
+        );
+    }
 }
 
 struct Watch {
@@ -357,26 +385,98 @@ struct Watch {
     payload: Option<Payload>,
     course: Course,
     began: Instant,
-    bell: Option<Bell>,
-    /// When to hang it.
-    hang_at: Option<Instant>,
-    /// When to look at the name without the bell.
-    look_at: Option<Instant>,
-    exit: Option<Exit>,
-    gone: bool,
-    cause: Option<Cause>,
-    by: Option<Asker>,
-    replaced: bool,
-    left: usize,
-    contested: bool,
-    mounts_changed: bool,
+    name: NameWatch,
+    outcome: Outcome,
     /// Who was told to be killed.
     killed: Vec<Pid>,
     over: bool,
 }
 
+/// When to look at the name, and whether the last look found somebody else there.
+struct NameWatch {
+    bell: Option<Bell>,
+    /// When to hang it.
+    hang_at: Option<Instant>,
+    /// When to look at the name without the bell.
+    look_at: Option<Instant>,
+    mounts_changed: bool,
+    contested: bool,
+}
+
+/// What is known of the end.
+#[derive(Default)]
+struct Outcome {
+    /// How the first process ended, and after how long.
+    first: Option<(Exit, Duration)>,
+    cause: Option<Cause>,
+    by: Option<Asker>,
+    replaced: bool,
+    left: usize,
+}
+
+impl NameWatch {
+    fn new(began: Instant) -> Self {
+        Self {
+            bell: None,
+            hang_at: Some(began + SETTLED),
+            look_at: None,
+            mounts_changed: false,
+            contested: false,
+        }
+    }
+
+    fn hang_bell(&mut self, path: &Path) {
+        self.hang_at = None;
+        self.bell = Some(Bell::hang(path));
+    }
+
+    fn is_to_be_hung(&self) -> bool {
+        self.hang_at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Whether to look now; `rang`: there was a signal of the bell's kind.
+    fn calls(&mut self, rang: bool) -> bool {
+        let Some(bell) = &mut self.bell else {
+            return false;
+        };
+        let due = bell.is_due();
+        let scheduled = self.look_at.is_some_and(|at| Instant::now() >= at);
+        rang && bell.rang() || due || scheduled
+    }
+
+    fn look_again_in(&mut self, length: Duration) {
+        self.look_at = Some(Instant::now() + length);
+    }
+
+    /// When something is due by itself.
+    fn due(&self) -> Option<Instant> {
+        let bell = self.bell.as_ref().and_then(Bell::due);
+        [self.hang_at, self.look_at, bell]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn close(&mut self) {
+        (self.bell, self.hang_at) = (None, None);
+    }
+}
+
 impl Watch {
-    fn run(mut self, signals: &mut Signals, attendant: &mut dyn Attendant) -> Result<Ended> {
+    fn new(claim: Claim, payload: Option<Payload>, rules: &Rules, began: Instant) -> Self {
+        Self {
+            course: Course::new(rules, payload.is_some()),
+            claim,
+            payload,
+            began,
+            name: NameWatch::new(began),
+            outcome: Outcome::default(),
+            killed: Vec::new(),
+            over: false,
+        }
+    }
+
+    fn run(mut self, signals: &mut Signals, attendant: &mut dyn Attendant) -> Ended {
         attendant.tell(Happening::Running(self.claim.record()));
         loop {
             self.turn(signals, attendant);
@@ -385,6 +485,14 @@ impl Watch {
             }
             self.doze(signals, attendant);
         }
+    }
+
+    /// A stop that was recorded before the fork: nothing was started.
+    fn stopped_before(mut self, signals: &mut Signals, attendant: &mut dyn Attendant) -> Ended {
+        if let Some(arrival) = signals.take_stop() {
+            self.note_stop(arrival, attendant);
+        }
+        self.finish()
     }
 
     fn now(&self) -> Duration {
@@ -402,7 +510,7 @@ impl Watch {
         }
         self.reap(attendant);
         let rang = arrivals.iter().any(|arrival| arrival.signal == Signal::IO)
-            || std::mem::take(&mut self.mounts_changed);
+            || std::mem::take(&mut self.name.mounts_changed);
         self.listen(rang, attendant);
         let action = self.course.time(self.now());
         self.act(action, attendant);
@@ -410,39 +518,39 @@ impl Watch {
     }
 
     fn arrived(&mut self, arrival: Arrival, attendant: &mut dyn Attendant) {
-        let from = self.from(arrival.origin);
+        let source = self.source(arrival.origin);
         let stops = self.course.stops(arrival.signal) && !self.course.is_ending();
-        let action = self.course.signal(self.now(), arrival.signal, from);
+        let action = self.course.signal(self.now(), arrival.signal, source);
         self.act(action, attendant);
         if stops {
             self.note_stop(arrival, attendant);
         }
     }
 
-    fn from(&self, origin: Origin) -> From {
+    fn source(&self, origin: Origin) -> KeySource {
         match &self.payload {
-            _ if origin != Origin::Kernel => From::Somebody,
-            // A key that was pressed before the fork looks like anybody's signal: it is passed on.
-            Some(payload) if payload.heard_nothing() => From::Somebody,
-            Some(payload) if payload.shares_our_group() => From::TerminalToAll,
-            _ => From::Terminal,
+            _ if origin != Origin::Kernel => KeySource::Somebody,
+            // A key that was pressed before the fork is passed on.
+            Some(payload) if payload.heard_nothing() => KeySource::Terminal,
+            Some(payload) if payload.shares_our_group() => KeySource::TerminalToAll,
+            _ => KeySource::Terminal,
         }
     }
 
     fn note_stop(&mut self, arrival: Arrival, attendant: &mut dyn Attendant) {
-        self.by = asker(arrival.origin);
-        self.replaced = self.by.as_ref().is_some_and(is_replacer);
-        self.cause.get_or_insert(Cause::Stopped(arrival.signal));
+        let outcome = &mut self.outcome;
+        outcome.by = asker(arrival.origin);
+        outcome.replaced = outcome.by.as_ref().is_some_and(is_replacer);
+        outcome.cause.get_or_insert(Cause::Stopped(arrival.signal));
         attendant.tell(Happening::Stopping {
             signal: arrival.signal,
-            by: self.by.as_ref(),
-            replaced: self.replaced,
+            by: outcome.by.as_ref(),
+            replaced: outcome.replaced,
             from_outside: arrival.origin == Origin::Outside,
         });
     }
 
     fn act(&mut self, action: Action, attendant: &mut dyn Attendant) {
-        self.over |= action == Action::Finish;
         self.over |= action == Action::Finish;
         let Some(payload) = &self.payload else {
             return;
@@ -457,20 +565,23 @@ impl Watch {
                 // A stopped process only notes a signal: it hears it once it goes on (signal(7)).
                 payload.signal_each(&payload.stopped(), Signal::CONT);
             }
-            Action::AskRest => {
+            Action::AskRest { within } => {
                 // Who cannot be looked at now is killed when the time is over.
                 let left = payload.left().unwrap_or_default();
-                self.left = self.left.max(left.len());
+                self.outcome.left = self.outcome.left.max(left.len());
                 payload.signal_each(&left, Signal::TERM);
                 payload.signal_each(&left, Signal::CONT);
-                attendant.tell(Happening::Left(&left));
+                attendant.tell(Happening::Left {
+                    left: &left,
+                    within,
+                });
             }
-            Action::KillAll => {
+            Action::KillAll(why) => {
                 let left = payload.left().unwrap_or_default();
                 payload.signal_each(&left, Signal::KILL);
                 let pids: Vec<Pid> = left.iter().map(|stat| stat.pid).collect();
                 if !left.is_empty() && pids != self.killed {
-                    attendant.tell(Happening::Killing(&left));
+                    attendant.tell(Happening::Killing { left: &left, why });
                     self.killed = pids;
                 }
             }
@@ -486,17 +597,17 @@ impl Watch {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 // Once collected, its number may be handed on to somebody who comes to us.
                 Ok(Some((pid, status)))
-                    if !self.gone && pid.as_raw_nonzero().get() == first.get() =>
+                    if self.outcome.first.is_none()
+                        && pid.as_raw_nonzero().get() == first.get() =>
                 {
-                    self.exit = Some(exit_of(status));
-                    self.gone = true;
+                    self.outcome.first = Some((exit_of(status), self.now()));
                 }
                 Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
                 Ok(None) => break false,
                 Err(_) => break true,
             }
         };
-        if !self.gone {
+        if self.outcome.first.is_none() {
             return;
         }
         let left = !nobody && self.payload.as_ref().is_some_and(Payload::has_members);
@@ -505,113 +616,112 @@ impl Watch {
     }
 
     fn listen(&mut self, rang: bool, attendant: &mut dyn Attendant) {
-        if self.hang_at.is_some_and(|at| Instant::now() >= at) {
-            self.hang_bell();
+        if self.name.is_to_be_hung() {
+            self.name.hang_bell(self.claim.path());
             self.look(attendant);
             crate::sys::trim_heap();
         }
-        let Some(bell) = &mut self.bell else { return };
-        let due = bell.is_due();
-        let scheduled = self.look_at.is_some_and(|at| Instant::now() >= at);
-        if rang && bell.rang() || due || scheduled {
+        if self.name.calls(rang) {
             self.look(attendant);
         }
-    }
-
-    fn hang_bell(&mut self) {
-        self.hang_at = None;
-        self.bell = Some(Bell::hang(self.claim.path()));
     }
 
     /// Looks at the name, and says so if something was found.
     fn look(&mut self, attendant: &mut dyn Attendant) {
-        self.look_at = None;
+        self.name.look_at = None;
         let finding = match self.claim.check() {
             Ok(finding) => finding,
             Err(error) => Finding::Contested(Contest::Unusable(error)),
         };
+        let was_contested = self.name.contested;
+        self.name.contested = match &finding {
+            Finding::Intact | Finding::PutBack => false,
+            Finding::Contested(_) => true,
+            _ => was_contested,
+        };
         match &finding {
-            Finding::Intact => self.contested = false,
+            Finding::Intact if !was_contested => return,
+            Finding::Intact | Finding::Rewritten => {}
+            Finding::Overwritten => return self.name.look_again_in(Duration::from_secs(1)),
             Finding::PutBack => {
-                self.contested = false;
                 // The directories may be others now.
-                self.hang_bell();
-                self.look_at = Some(Instant::now() + CONTEST_INTERVAL);
-                attendant.tell(Happening::Name(&finding));
+                self.name.hang_bell(self.claim.path());
+                self.name.look_again_in(CONTEST_INTERVAL);
             }
-            Finding::Rewritten => attendant.tell(Happening::Name(&finding)),
-            Finding::Overwritten => self.look_at = Some(Instant::now() + Duration::from_secs(1)),
             Finding::Contested(_) => {
-                self.look_at = Some(Instant::now() + CONTEST_INTERVAL);
-                if !std::mem::replace(&mut self.contested, true) {
-                    attendant.tell(Happening::Name(&finding));
+                self.name.look_again_in(CONTEST_INTERVAL);
+                if was_contested {
+                    return;
                 }
             }
-            Finding::Lost(theirs) => {
-                self.cause.get_or_insert(Cause::Lost(theirs.clone()));
-                let action = self.course.lost(self.now());
-                self.act(action, attendant);
-                (self.bell, self.hang_at) = (None, None);
-                attendant.tell(Happening::Name(&finding));
-            }
+            Finding::Lost(theirs) => self.lost(theirs.clone(), attendant),
         }
+        attendant.tell(Happening::Name(&finding));
+    }
+
+    fn lost(&mut self, theirs: Box<Record>, attendant: &mut dyn Attendant) {
+        self.outcome.cause.get_or_insert(Cause::Lost(theirs));
+        let action = self.course.lost(self.now());
+        self.act(action, attendant);
+        self.name.close();
     }
 
     fn doze(&mut self, signals: &Signals, attendant: &dyn Attendant) {
         let course = self.course.due().map(|due| due.saturating_sub(self.now()));
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
-        let others = [
-            self.hang_at,
-            self.look_at,
-            self.bell.as_ref().and_then(Bell::due),
-        ];
-        let limit = others
-            .into_iter()
-            .flatten()
+        let limit = self
+            .name
+            .due()
             .map(until)
+            .into_iter()
             .chain(course)
             .chain(attendant.longest_sleep())
             .min();
-        let mounts = self
-            .bell
-            .as_ref()
-            .and_then(Bell::mounts)
-            .map(Watched::Changed);
+        let mounts = self.name.bell.as_ref().and_then(Bell::mounts);
         let fds = [Watched::Readable(signals.as_fd())]
             .into_iter()
-            .chain(mounts);
+            .chain(mounts.map(Watched::Changed));
         // The kernel tells of a change once: whoever asks again hears nothing.
-        self.mounts_changed = wait::ready(fds, limit).get(1) == Some(&true);
+        self.name.mounts_changed = wait::ready(fds, limit).get(1) == Some(&true);
     }
 
-    fn finish(mut self) -> Result<Ended> {
+    fn finish(mut self) -> Ended {
         // What is written from here on is written by us.
-        self.bell = None;
-        let cause = self.cause.unwrap_or(Cause::Exited);
-        let reason = match &cause {
-            Cause::Exited => Reason::Exited,
-            Cause::Stopped(_) if self.replaced => Reason::Replaced,
-            Cause::Stopped(_) => Reason::Stopped,
-            Cause::Lost(_) => Reason::Lost,
-        };
+        self.name.close();
+        let ran = self.now();
+        let Outcome {
+            first,
+            cause,
+            by,
+            replaced,
+            left,
+        } = self.outcome;
+        let cause = cause.unwrap_or(Cause::Exited);
+        let exit = first.map(|(exit, _)| exit);
         let end = End {
             ended: Timestamp::now(),
-            exit: self.exit,
-            reason,
-            by: self.by.clone(),
+            exit,
+            reason: reason(&cause, replaced),
+            by: by.clone(),
         };
-        if let Err(error) = self.claim.end(end) {
-            log::warn!("{error}; the next start will take this run for a crashed one");
-        }
-        let ran = self.began.elapsed();
-        Ok(Ended {
-            exit: self.exit,
+        mark_ended(self.claim, end);
+        Ended {
+            exit,
             cause,
-            by: self.by,
-            replaced: self.replaced,
-            left: self.left,
-            ran,
-        })
+            by,
+            replaced,
+            left,
+            ran: first.map_or(ran, |(_, ran)| ran),
+        }
+    }
+}
+
+fn reason(cause: &Cause, replaced: bool) -> Reason {
+    match cause {
+        Cause::Exited => Reason::Exited,
+        Cause::Stopped(_) if replaced => Reason::Replaced,
+        Cause::Stopped(_) => Reason::Stopped,
+        Cause::Lost(_) => Reason::Lost,
     }
 }
 
@@ -675,7 +785,7 @@ pub fn become_command(
     } else {
         Reason::Stopped
     };
-    let _ = claim.end(End::now(reason));
+    mark_ended(claim, End::now(reason));
     error
 }
 
@@ -704,17 +814,17 @@ mod tests {
     fn term_begins_a_stop_and_a_second_one_changes_nothing() {
         let mut course = course(false);
         assert_eq!(
-            course.signal(NOW, Signal::TERM, From::Somebody),
+            course.signal(NOW, Signal::TERM, KeySource::Somebody),
             Action::Stop {
                 send: Some(Signal::TERM)
             }
         );
         assert_eq!(
-            course.signal(NOW, Signal::TERM, From::Somebody),
+            course.signal(NOW, Signal::TERM, KeySource::Somebody),
             Action::Nothing
         );
         assert_eq!(course.time(NOW), Action::Nothing);
-        assert_eq!(course.time(LATER), Action::KillAll);
+        assert_eq!(course.time(LATER), Action::KillAll(Why::TimeIsOver));
         assert_eq!(course.first_gone(LATER, false), Action::Finish);
     }
 
@@ -728,7 +838,7 @@ mod tests {
             true,
         );
         assert_eq!(
-            course.signal(NOW, Signal::INT, From::TerminalToAll),
+            course.signal(NOW, Signal::INT, KeySource::TerminalToAll),
             Action::Stop {
                 send: Some(Signal::QUIT)
             }
@@ -739,16 +849,80 @@ mod tests {
     fn ctrl_c_is_not_doubled_and_a_second_one_kills() {
         let mut course = course(true);
         assert_eq!(
-            course.signal(NOW, Signal::INT, From::TerminalToAll),
+            course.signal(NOW, Signal::INT, KeySource::TerminalToAll),
             Action::Stop { send: None }
         );
         assert_eq!(
-            course.signal(NOW, Signal::INT, From::Somebody),
+            course.signal(NOW, Signal::INT, KeySource::Somebody),
             Action::Nothing
         );
         assert_eq!(
-            course.signal(NOW, Signal::INT, From::TerminalToAll),
-            Action::KillAll
+            course.signal(NOW, Signal::INT, KeySource::TerminalToAll),
+            Action::KillAll(Why::InterruptedAgain)
+        );
+    }
+
+    /// Each row: what came, from whom, in order; and what the last of them does.
+    #[test]
+    fn only_a_second_key_shortens_a_stop() {
+        use KeySource::{Somebody, Terminal, TerminalToAll};
+        let (kill, nothing) = (Action::KillAll(Why::InterruptedAgain), Action::Nothing);
+        let rows: [(&[(Signal, KeySource)], Action); 9] = [
+            (&[(Signal::INT, TerminalToAll); 2], kill),
+            (&[(Signal::INT, Terminal); 2], kill),
+            // A key before the fork counts.
+            (
+                &[(Signal::INT, Terminal), (Signal::INT, TerminalToAll)],
+                kill,
+            ),
+            (
+                &[(Signal::TERM, Somebody), (Signal::INT, TerminalToAll)],
+                nothing,
+            ),
+            (
+                &[(Signal::TERM, Somebody), (Signal::INT, Terminal)],
+                nothing,
+            ),
+            (
+                &[
+                    (Signal::TERM, Somebody),
+                    (Signal::INT, TerminalToAll),
+                    (Signal::INT, TerminalToAll),
+                ],
+                kill,
+            ),
+            (
+                &[(Signal::INT, TerminalToAll), (Signal::TERM, Somebody)],
+                nothing,
+            ),
+            (
+                &[(Signal::INT, Somebody), (Signal::INT, TerminalToAll)],
+                nothing,
+            ),
+            (
+                &[(Signal::INT, TerminalToAll), (Signal::INT, Somebody)],
+                nothing,
+            ),
+        ];
+        for (signals, expected) in rows {
+            let mut course = course(true);
+            let actions: Vec<Action> = signals
+                .iter()
+                .map(|(signal, source)| course.signal(NOW, *signal, *source))
+                .collect();
+            assert_eq!(actions.last(), Some(&expected), "{signals:?}");
+        }
+    }
+
+    #[test]
+    fn the_reason_stays_while_it_is_killed_again() {
+        let mut course = course(true);
+        for _ in 0..2 {
+            course.signal(NOW, Signal::INT, KeySource::TerminalToAll);
+        }
+        assert_eq!(
+            course.time(NOW + KILL_AGAIN),
+            Action::KillAll(Why::InterruptedAgain)
         );
     }
 
@@ -756,7 +930,7 @@ mod tests {
     fn an_interrupt_from_a_process_is_passed_on() {
         let mut course = course(true);
         assert_eq!(
-            course.signal(NOW, Signal::INT, From::Somebody),
+            course.signal(NOW, Signal::INT, KeySource::Somebody),
             Action::Stop {
                 send: Some(Signal::INT)
             }
@@ -766,13 +940,13 @@ mod tests {
     #[test]
     fn hangup_stops_with_a_terminal_and_reloads_without() {
         assert_eq!(
-            course(true).signal(NOW, Signal::HUP, From::Somebody),
+            course(true).signal(NOW, Signal::HUP, KeySource::Somebody),
             Action::Stop {
                 send: Some(Signal::HUP)
             }
         );
         assert_eq!(
-            course(false).signal(NOW, Signal::HUP, From::Somebody),
+            course(false).signal(NOW, Signal::HUP, KeySource::Somebody),
             Action::PassOn(Signal::HUP)
         );
     }
@@ -781,15 +955,15 @@ mod tests {
     fn keys_reach_the_payload_once() {
         for key in [Signal::QUIT, Signal::WINCH] {
             assert_eq!(
-                course(true).signal(NOW, key, From::TerminalToAll),
+                course(true).signal(NOW, key, KeySource::TerminalToAll),
                 Action::Nothing
             );
             assert_eq!(
-                course(true).signal(NOW, key, From::Somebody),
+                course(true).signal(NOW, key, KeySource::Somebody),
                 Action::PassOn(key)
             );
             assert_eq!(
-                course(false).signal(NOW, key, From::Somebody),
+                course(false).signal(NOW, key, KeySource::Somebody),
                 Action::PassOn(key)
             );
         }
@@ -797,29 +971,46 @@ mod tests {
 
     #[test]
     fn leftovers_are_asked_and_killed_within_the_budget() {
+        let seconds = Duration::from_secs;
+        let ask = |within| Action::AskRest {
+            within: seconds(within),
+        };
+        let killed = Action::KillAll(Why::TimeIsOver);
         let mut unasked = course(false);
-        assert_eq!(unasked.first_gone(NOW, true), Action::AskRest);
+        assert_eq!(unasked.first_gone(NOW, true), ask(5));
         assert_eq!(unasked.first_gone(NOW, true), Action::Nothing);
-        assert_eq!(unasked.time(Duration::from_secs(6)), Action::KillAll);
-        assert_eq!(unasked.time(Duration::from_secs(7)), Action::KillAll);
+        assert_eq!(unasked.time(seconds(5)), Action::Nothing);
+        assert_eq!(unasked.time(seconds(6)), killed);
+        assert_eq!(unasked.time(seconds(7)), killed);
         let mut late = course(false);
-        late.signal(NOW, Signal::TERM, From::Somebody);
-        assert_eq!(
-            late.first_gone(Duration::from_secs(29), true),
-            Action::AskRest
-        );
-        assert_eq!(late.time(LATER), Action::KillAll);
+        late.signal(NOW, Signal::TERM, KeySource::Somebody);
+        assert_eq!(late.first_gone(seconds(29), true), ask(2));
+        assert_eq!(late.time(LATER), killed);
+        // The budget of a run that ends by itself bounds them, too.
+        for (budget, within) in [
+            (Limit::After(seconds(1)), 1),
+            (Limit::After(Duration::ZERO), 0),
+            (Limit::Never, 5),
+        ] {
+            let rules = Rules {
+                stop_timeout: budget,
+                ..rules(false)
+            };
+            let mut course = Course::new(&rules, true);
+            assert_eq!(course.first_gone(NOW, true), ask(within), "{budget:?}");
+            assert_eq!(course.time(NOW + seconds(within)), killed);
+        }
     }
 
     #[test]
     fn without_a_command_an_ordered_stop_is_the_end() {
         let mut course = Course::new(&rules(false), false);
         assert_eq!(
-            course.signal(NOW, Signal::HUP, From::Somebody),
+            course.signal(NOW, Signal::HUP, KeySource::Somebody),
             Action::Nothing
         );
         assert_eq!(
-            course.signal(NOW, Signal::TERM, From::Somebody),
+            course.signal(NOW, Signal::TERM, KeySource::Somebody),
             Action::Finish
         );
     }
@@ -833,7 +1024,7 @@ mod tests {
             },
             true,
         );
-        course.signal(NOW, Signal::TERM, From::Somebody);
+        course.signal(NOW, Signal::TERM, KeySource::Somebody);
         assert_eq!(course.time(Duration::from_secs(1_000_000)), Action::Nothing);
     }
 
@@ -850,7 +1041,7 @@ mod tests {
         assert!(course.is_ending());
         assert_eq!(course.due(), Some(LATER));
         assert_eq!(course.lost(NOW), Action::Nothing);
-        assert_eq!(course.time(LATER), Action::KillAll);
+        assert_eq!(course.time(LATER), Action::KillAll(Why::TimeIsOver));
         assert_eq!(course.due(), Some(LATER + KILL_AGAIN));
     }
 }

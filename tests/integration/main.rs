@@ -10,6 +10,7 @@ mod exit_status;
 mod generation;
 mod interop;
 mod list;
+mod manager;
 mod messages;
 mod name;
 mod notify;

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Locker, Payload, Process, SOON, Scene, Signal, as_nobody, set_mode, wait_until,
+    End, Locker, Payload, Process, SOON, Scene, Signal, as_nobody, set_mode, until, wait_until,
 };
 
 #[test]
@@ -216,4 +216,84 @@ fn whoever_was_replaced_is_told_by_whom_with_v() {
     let mut new = new;
     let line = new.wait_for_line("took over from pid");
     assert!(line.contains(&holder.pid().to_string()), "{line}");
+}
+
+// ---------------------------------------------------------------- faults, with -q
+
+/// `-q` silences what was to be expected. That the record could not be written was not.
+#[test]
+fn quiet_does_not_silence_a_record_that_cannot_be_written() {
+    let scene = Scene::new();
+    // Room for a record without its command, and not for one with it.
+    let words = format!(
+        "ulimit -f 1; exec \"$@\" -q run -- sh -c : {}",
+        "x".repeat(250)
+    );
+    let mut command = scene.command("bash");
+    command.args(["-c", &words, "bash"]).arg(scene.program());
+    command.arg("-f").arg(scene.pid_file());
+    let output = scene.finish_command(command);
+    output
+        .assert_code(0)
+        .assert_says("cannot write")
+        .assert_says("COMMAND runs as pid ")
+        .assert_says("how this run ended is not recorded");
+    assert_eq!(output.stderr.lines().count(), 2, "{output:?}");
+}
+
+/// A command that has become another user's hears nothing of a gateway that is not root's.
+#[test]
+fn quiet_does_not_silence_a_signal_that_cannot_be_sent() {
+    let scene = Scene::for_everybody();
+    fs::create_dir(scene.path("open")).unwrap();
+    crate::harness::set_mode(&scene.path("open"), 0o777);
+    fs::copy("/usr/bin/setpriv", scene.path("bin/setpriv")).unwrap();
+    crate::harness::set_mode(&scene.path("bin/setpriv"), 0o4755);
+    let mut command = scene.bare(["-q", "-f", "open/gateway.pid", "run", "--"]);
+    command
+        .arg(scene.path("bin/setpriv"))
+        .args(["--reuid", "0", "--regid", "0", "--clear-groups"])
+        .args(["sleep", "infinity"]);
+    let mut holder = scene.spawn(crate::harness::as_nobody(&scene, &command));
+    let payload = until("root's command", SOON, || {
+        let below = crate::harness::descendants(holder.pid());
+        let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm"));
+        below
+            .into_iter()
+            .find(|pid| name(pid).is_ok_and(|name| name == "sleep\n"))
+    });
+    holder.signal(Signal::TERM);
+    holder.wait_for_line(&format!("cannot send TERM to COMMAND, pid {payload}: "));
+    crate::harness::kill(payload);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+}
+
+// ---------------------------------------------------------------- what is true without a command
+
+#[test]
+fn without_a_command_nothing_is_said_of_one() {
+    let scene = Scene::new();
+    let mut holder = scene.start(["-v", "run"]);
+    scene.wait_for_record("it holds", |record| record.pid() == holder.pid());
+    holder.wait_for_line("got the lock");
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::Code(0));
+    let said = holder.stderr();
+    assert!(
+        said.contains("held without a command; let go of /"),
+        "{said}"
+    );
+    let stopping = said.lines().find(|line| line.contains("stopping: TERM"));
+    assert!(!stopping.unwrap().contains("the command"), "{said}");
+    let options = ["-v", "run", "--stop-timeout", "infinity", "--"];
+    let payload = scene.payload(Payload::Plain);
+    let holder = scene.start(options.iter().chain(&[payload.as_str()]));
+    let mut holder = scene.wait_for_payload(holder);
+    holder.signal(Signal::TERM);
+    holder.end();
+    let said = holder.stderr();
+    assert!(
+        said.contains("; the command has no time limit, /"),
+        "{said}"
+    );
 }

@@ -439,3 +439,39 @@ fn a_forged_record_steers_no_signal_of_roots() {
         roots.assert_heard_nothing();
     }
 }
+
+// ---------------------------------------------------------------- how long they get, and what is said
+
+/// Leaves a process that does not listen to TERM.
+const LEAVES_ONE: &str = "(trap '' TERM; echo ready >>\"$SCENE/marks\"; exec sleep infinity) &\n\
+    until grep -q ready \"$SCENE/marks\"; do sleep 0.01; done\nexit 0\n";
+
+#[test]
+fn what_a_command_leaves_gets_no_more_than_the_stop_budget() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Script(LEAVES_ONE));
+    let output = scene.finish(["-v", "run", "--stop-timeout", "1", "--", &payload]);
+    output
+        .assert_code(0)
+        .assert_says("the command left 1 process, which must end within 1 s: pid ");
+    assert!(
+        (Duration::from_secs(1)..Duration::from_secs(4)).contains(&output.took),
+        "not its five seconds: {output:?}"
+    );
+}
+
+/// The time is COMMAND's own, without that of what it left.
+#[test]
+fn how_long_a_command_ran_ends_with_its_first_process() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Script(LEAVES_ONE));
+    let output = scene.finish(["run", "--stop-timeout", "2", "--", &payload]);
+    output
+        .assert_code(0)
+        .assert_says("run it in the foreground");
+    let (_, rest) = output.stderr.split_once(" ended 0 after ").unwrap();
+    let (seconds, rest) = rest.split_once(" s and left 1 process").unwrap();
+    assert!(rest.starts_with(", which was ended"), "{output:?}");
+    assert!(seconds.parse::<f64>().unwrap() < 1.5, "{output:?}");
+    assert!(output.took > Duration::from_secs(2), "{output:?}");
+}

@@ -1,6 +1,7 @@
 //! `--replace`: the proven holder is asked to go, and the lock is waited for.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
@@ -622,4 +623,77 @@ fn a_record_with_another_start_time_names_nobody() {
     fs::write(scene.pid_file(), text).unwrap();
     scene.finish(options).assert_code(0);
     assert_eq!(locker.0.end(), End::of(Signal::TERM));
+}
+
+// ---------------------------------------------------------------- what is said
+
+/// Runs the program under a gateway: its words, where the holder is its own ancestor.
+fn said_below(scene: &Scene, words: &str, space: impl Fn(Command) -> Command) -> String {
+    let script = format!(
+        "\"$GATEWAY\" -f \"$GATEWAY_PID_FILE\" {words} 2>\"$SCENE/below\"\n\
+         echo \"code $?\" >>\"$SCENE/marks\"\nexec sleep infinity\n"
+    );
+    let payload = scene.payload(Payload::Script(&script));
+    let mut command = scene.gateway(["run", "--", &payload]);
+    command.env("GATEWAY", scene.program());
+    let _holder = scene.spawn(space(command));
+    scene.wait_for_mark("code 82");
+    scene.lines("below").join("\n")
+}
+
+#[test]
+fn a_standby_below_its_holder_is_told_why_it_would_wait_for_ever() {
+    let scene = Scene::new();
+    let said = said_below(&scene, "run --wait -- true", |command| command);
+    assert!(said.starts_with("gateway: cannot wait for pid "), "{said}");
+    let why =
+        "it is an ancestor of this process and cannot end before it; start from outside of it";
+    assert!(said.ends_with(why), "{said}");
+}
+
+/// systemd-run does not lead out of a container.
+#[test]
+fn below_the_first_process_of_a_container_the_container_is_named() {
+    for (words, next) in [
+        ("stop", "stop the container"),
+        ("run --replace -- true", "restart the container"),
+    ] {
+        let scene = Scene::new();
+        let said = said_below(&scene, words, |command| in_pid_namespace(&scene, &command));
+        assert!(
+            said.contains("the first process of this container"),
+            "{said}"
+        );
+        assert!(
+            said.ends_with(next) && !said.contains("systemd-run"),
+            "{said}"
+        );
+    }
+}
+
+/// Whoever gives up after it has asked leaves nobody running, sooner or later.
+#[test]
+fn giving_up_after_asking_says_what_will_become_of_it() {
+    let scene = Scene::new();
+    let holder = scene.hold_with(&["--stop-timeout", "1h"], Payload::Deaf);
+    scene.wait_for_mark("deaf");
+    let options = ["--kill-after", "infinity", "--timeout", "0.3"];
+    for (words, then) in [
+        (
+            &["run", "--replace"][..],
+            "it was asked to stop and will, and nothing will run then",
+        ),
+        (&["stop"], "it was asked, and will stop all the same"),
+    ] {
+        let command = if words[0] == "run" {
+            &["--", "true"][..]
+        } else {
+            &[]
+        };
+        let output = scene.finish(words.iter().chain(&options).chain(command));
+        output.assert_code(81).assert_says(then);
+        let again = format!("{} (", holder.pid());
+        let last = output.stderr.lines().last().unwrap();
+        assert_eq!(last.matches(&again).count(), 1, "named once: {last}");
+    }
 }

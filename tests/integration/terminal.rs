@@ -417,3 +417,34 @@ fn an_interactive_shell_as_the_command_keeps_its_terminal() {
     terminal.type_line("echo outside $?");
     terminal.wait_for("outside 3");
 }
+
+// ---------------------------------------------------------------- a second Ctrl-C
+
+/// Only a second Ctrl-C shortens a stop: the first may be meant for something else, and comes to a
+/// command that is draining after somebody else's TERM.
+#[test]
+fn one_ctrl_c_after_a_term_kills_nothing_and_a_second_one_does() {
+    let scene = Scene::new();
+    let terminal = Terminal::open();
+    let options = ["--stop-timeout", "1h"];
+    let mut gateway = start_at(&terminal, &scene, &options, Payload::Script(LISTENER));
+    scene.wait_for_mark("ready");
+    let payload = scene.record().payload_pid();
+    gateway.signal(Signal::TERM);
+    wait_until("the command heard it", SOON, || {
+        scene.lines("heard") == ["TERM"]
+    });
+    terminal.ctrl_c();
+    wait_until("the command heard the key", SOON, || {
+        scene.lines("heard") == ["TERM", "INT"]
+    });
+    // Not a wait for something: the time in which it must not be killed.
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(gateway.is_running() && exists(payload));
+    terminal.ctrl_c();
+    assert_eq!(gateway.end(), End::of(Signal::TERM));
+    let screen = terminal.screen();
+    let line = format!("interrupted again: sent SIGKILL to pid {payload} (");
+    assert!(screen.contains(&line), "{screen}");
+    assert!(!screen.contains("time is over"), "{screen}");
+}

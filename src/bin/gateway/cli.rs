@@ -84,7 +84,7 @@ pub enum Command {
     /// free, and 4 where it cannot tell.
     Status(Show),
     /// Stop the holder and its payload, and wait for their end.
-    Stop(Patience),
+    Stop(StopPatience),
     /// List every gateway that can be seen.
     List(Show),
     /// Print the completions for a shell.
@@ -140,15 +140,32 @@ pub struct Run {
 
 #[derive(Args, Debug)]
 pub struct Patience {
-    /// The end of the whole wait.
+    /// The end of the whole wait of --wait or --replace.
     ///
-    /// By default a --wait has none; everything else ends 10 seconds after --kill-after.
+    /// By default --wait has none, and --replace ends 10 seconds after --kill-after. With --replace
+    /// it must be longer than --kill-after, or nobody is asked.
     #[arg(long, value_name = "D", value_parser = duration::parse)]
     pub timeout: Option<Limit>,
 
     /// How long the asked holder gets before SIGKILL; infinity: it is never killed.
     ///
-    /// By default its own stop budget and 5 seconds; 30 seconds where it recorded none.
+    /// By default its own --stop-timeout plus 5 seconds; 30 seconds where it recorded none.
+    #[arg(long, value_name = "D", value_parser = duration::parse)]
+    pub kill_after: Option<Limit>,
+}
+
+#[derive(Args, Debug)]
+pub struct StopPatience {
+    /// The end of the whole wait for the holder's end.
+    ///
+    /// By default 10 seconds after --kill-after. It must be longer than --kill-after, or nobody is
+    /// asked.
+    #[arg(long, value_name = "D", value_parser = duration::parse)]
+    pub timeout: Option<Limit>,
+
+    /// How long the holder gets before SIGKILL; infinity: it is never killed.
+    ///
+    /// By default its own --stop-timeout plus 5 seconds; 30 seconds where it recorded none.
     #[arg(long, value_name = "D", value_parser = duration::parse)]
     pub kill_after: Option<Limit>,
 }

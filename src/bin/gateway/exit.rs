@@ -1,8 +1,10 @@
 //! How the program ends. The numbers are as public as the flags: the manual prints this table.
 
+use gateway_lock::acquire::Refused;
 use gateway_lock::process::Pid;
 use gateway_lock::record::Exit;
 use gateway_lock::signal::Signal;
+use gateway_lock::takeover::{Mode, Refusal};
 use gateway_lock::{Error, ErrorKind};
 
 /// Wrong usage.
@@ -61,6 +63,30 @@ impl Verdict {
             ErrorKind::CommandNotFound => NOT_FOUND,
             ErrorKind::CommandNotExecutable => NOT_EXECUTABLE,
             _ => FAULT,
+        })
+    }
+
+    /// What a refusal ends with.
+    pub fn of_refusal(refused: &Refused, mode: Mode) -> Self {
+        Self::Code(match refused {
+            Refused::By {
+                refusal: Refusal::Held,
+                ..
+            } => HELD,
+            Refused::By {
+                refusal: Refusal::Deadline,
+                ..
+            }
+            | Refused::Survivors {
+                own_ancestor: false,
+                ..
+            } => DEADLINE,
+            // Standing in line asks nobody to go: it can only run out of time.
+            Refused::By {
+                refusal: Refusal::Unproven,
+                ..
+            } if mode == Mode::Wait => DEADLINE,
+            Refused::By { .. } | Refused::Survivors { .. } => CANNOT_REPLACE,
         })
     }
 

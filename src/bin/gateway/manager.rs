@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use gateway_lock::acquire::{self, Progress};
+use gateway_lock::claim::Finding;
+use gateway_lock::holder::Sighting;
 use gateway_lock::notify::{Notifier, watchdog_interval};
+use gateway_lock::process::Signal;
+use gateway_lock::record::Record;
 use gateway_lock::supervise::{Ended, Happening};
 use gateway_lock::takeover::Mode;
 use gateway_lock::time::Limit;
@@ -11,12 +15,17 @@ use gateway_lock::time::Limit;
 use crate::cli::{Notify, Run};
 use crate::words;
 
+/// What COMMAND's own end may need beyond its budget.
+const BEYOND_BUDGET: Duration = Duration::from_secs(5);
+
 /// The way to it, and what it has been told.
 pub struct ServiceManager {
     notifier: Notifier,
     who: Notify,
     ready: bool,
     watchdog: Option<Watchdog>,
+    /// What goes on, also while the pid file is contested.
+    state: String,
 }
 
 struct Watchdog {
@@ -37,12 +46,13 @@ impl ServiceManager {
                     next: Instant::now(),
                 }),
             notifier,
+            state: String::new(),
         }
     }
 
-    /// Whether there is one.
-    pub fn is_connected(&self) -> bool {
-        self.notifier.is_connected()
+    /// Whether it waits for WATCHDOG=1, and nobody but us could send it.
+    pub fn watches_us(&self) -> bool {
+        self.watchdog.is_some() && self.who == Notify::Gateway
     }
 
     /// The loop turned: that is all a WATCHDOG=1 of ours proves.
@@ -69,12 +79,32 @@ impl ServiceManager {
             .min()
     }
 
-    pub fn ready(&mut self, status: &str) {
-        if self.who == Notify::Gateway && !self.ready {
-            self.ready = true;
-            self.notifier.send(format!("READY=1\nSTATUS={status}"));
-        } else {
+    /// COMMAND is about to take our place, and then nobody can send what is unsent: waits for room,
+    /// two seconds at most.
+    pub fn becoming(&mut self, command: &str) {
+        self.running(format!("running {command}"));
+        self.notifier.drain();
+    }
+
+    fn running(&mut self, status: String) {
+        match self.who {
+            Notify::Gateway => self.ready(&status),
+            Notify::Payload => self.status(&status),
+        }
+        self.state = status;
+    }
+
+    fn enter(&mut self, state: String) {
+        self.status(&state);
+        self.state = state;
+    }
+
+    /// Said once; later it is but a status.
+    fn ready(&mut self, status: &str) {
+        if std::mem::replace(&mut self.ready, true) {
             self.status(status);
+        } else {
+            self.notifier.send(format!("READY=1\nSTATUS={status}"));
         }
     }
 
@@ -87,34 +117,30 @@ impl ServiceManager {
             return;
         }
         match progress {
-            Progress::Waiting { who, .. } if mode == Mode::Wait => {
-                let status = match acquire::pid_of(who) {
-                    Some(pid) => format!("standby behind pid {pid}"),
-                    None => "standby".to_owned(),
-                };
-                if self.ready {
-                    self.status(&status);
-                } else {
-                    // A standby is all it can be for now: the boot need not wait for it.
-                    self.ready = true;
-                    self.notifier.send(format!("READY=1\nSTATUS={status}"));
-                }
-            }
+            Progress::Waiting { who, .. } if mode == Mode::Wait => self.stand_by(who),
             Progress::Waiting { who, .. } => {
-                self.extend(&format!("waiting for {}", words::sighting(who)))
+                self.extend(&format!("waiting for {}", words::sighting(who)));
             }
             Progress::Asked { holder, .. } => {
-                self.extend(&format!("asked {} to stop", words::holder(holder)))
+                self.extend(&format!("asked {} to stop", words::holder(holder)));
             }
             Progress::Killed { holder } => {
-                self.extend(&format!("killed {}", words::holder(holder)))
+                self.extend(&format!("killed {}", words::holder(holder)));
             }
             Progress::Ending { survivors } => self.extend(&format!(
-                "ending {} processes of a crashed run",
-                survivors.len()
+                "ending {} of a crashed run",
+                words::processes(survivors.len())
             )),
             _ => {}
         }
+    }
+
+    /// A standby is all it can be for now: the boot need not wait for it.
+    fn stand_by(&mut self, who: &Sighting) {
+        self.ready(&match acquire::pid_of(who) {
+            Some(pid) => format!("standby behind pid {pid}"),
+            None => "standby".to_owned(),
+        });
     }
 
     /// Until the next word, which comes within a second or two.
@@ -123,7 +149,8 @@ impl ServiceManager {
             .send(format!("STATUS={status}\nEXTEND_TIMEOUT_USEC=20000000"));
     }
 
-    pub fn happening(&mut self, happening: &Happening<'_>, stop_timeout: Limit) {
+    /// `budget`: what COMMAND gets at a stop; none: there is no COMMAND.
+    pub fn happening(&mut self, happening: &Happening<'_>, budget: Option<Limit>) {
         if matches!(happening, Happening::Running(_)) && self.who == Notify::Payload {
             // From here on COMMAND speaks for itself, and ours would prove nothing.
             self.watchdog = None;
@@ -132,37 +159,58 @@ impl ServiceManager {
             return;
         }
         match happening {
-            Happening::Running(record) => match &record.payload {
-                Some(payload) => self.ready(&format!("running pid {}", payload.pid)),
-                None => self.ready("holding the lock"),
-            },
+            Happening::Running(record) => self.running(running(record)),
             Happening::Stopping {
                 signal, replaced, ..
-            } => {
-                self.ordered_end();
-                let why = if *replaced {
-                    "being replaced"
-                } else {
-                    "stopping"
-                };
-                let budget = stop_timeout
-                    .plus(Duration::from_secs(5))
-                    .finite()
-                    .map_or(u64::MAX / 2, |budget| {
-                        u64::try_from(budget.as_micros()).unwrap_or(u64::MAX / 2)
-                    });
-                self.notifier.send(format!(
-                    "STATUS={why} on {signal}\nEXTEND_TIMEOUT_USEC={budget}"
-                ));
-            }
+            } => self.stopping(*signal, *replaced, budget),
+            Happening::Left { left, .. } => self.enter(format!(
+                "COMMAND has ended and left {}, to be ended",
+                words::processes(left.len())
+            )),
+            Happening::Killing { left, why } => self.enter(format!(
+                "{}: sent SIGKILL to {}",
+                words::why(*why),
+                words::processes(left.len())
+            )),
+            Happening::Name(finding) => self.finding(finding),
             _ => {}
+        }
+    }
+
+    fn stopping(&mut self, signal: Signal, replaced: bool, budget: Option<Limit>) {
+        self.ordered_end();
+        let budget = budget.unwrap_or(Limit::After(Duration::ZERO));
+        let micros = budget
+            .plus(BEYOND_BUDGET)
+            .finite()
+            .and_then(|budget| u64::try_from(budget.as_micros()).ok())
+            .unwrap_or(u64::MAX / 2);
+        self.state = format!("{} on {signal}", words::stopping(replaced));
+        self.notifier.send(format!(
+            "STATUS={}\nEXTEND_TIMEOUT_USEC={micros}",
+            self.state
+        ));
+    }
+
+    fn finding(&mut self, finding: &Finding) {
+        match finding {
+            Finding::Contested(_) => {
+                self.status("somebody replaced the pid file; waiting to put it back");
+            }
+            Finding::Lost(theirs) => self.enter(format!(
+                "the pid file was taken by pid {}; stopping",
+                theirs.pid
+            )),
+            Finding::Intact | Finding::PutBack | Finding::Rewritten => {
+                self.enter(self.state.clone());
+            }
+            Finding::Overwritten => {}
         }
     }
 
     /// Two messages: in one, or without READY, systemd takes the end for a failed start.
     pub fn ordered_end(&mut self) {
-        if !self.ready {
-            self.ready = true;
+        if !std::mem::replace(&mut self.ready, true) {
             self.notifier.send("READY=1");
         }
         self.notifier.send("STOPPING=1");
@@ -172,5 +220,12 @@ impl ServiceManager {
         if let Some(exit) = ended.exit.filter(|_| self.notifier.is_connected()) {
             self.status(&format!("COMMAND ended, {exit}"));
         }
+    }
+}
+
+fn running(record: &Record) -> String {
+    match &record.payload {
+        Some(payload) => format!("running pid {}", payload.pid),
+        None => "holding the lock".to_owned(),
     }
 }

@@ -48,13 +48,6 @@ impl Voice {
         }
     }
 
-    /// Something a person should do; told once, not silenced by a good outcome.
-    pub fn notice(&self, text: &str) {
-        if !self.quiet {
-            self.line(Level::Warn, text);
-        }
-    }
-
     /// Whether a countdown can be shown.
     pub fn counts_down(&self) -> bool {
         self.terminal && !self.quiet && !self.journal

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use gateway_lock::Error;
 use gateway_lock::acquire::{self, Progress};
 use gateway_lock::claim::{Contest, Finding};
-use gateway_lock::process::{Pid, Stat};
-use gateway_lock::supervise::Happening;
+use gateway_lock::holder::{Holder, Sighting};
+use gateway_lock::process::{Pid, Signal, Stat};
+use gateway_lock::record::{Asker, Record};
+use gateway_lock::supervise::{Happening, Why};
+use gateway_lock::survivors::Survivor;
 use gateway_lock::takeover::Mode;
 use gateway_lock::time::Limit;
 
@@ -18,6 +21,9 @@ use crate::words::{self, Subject};
 
 /// Behind a storm of probes no more pids than this are remembered.
 const MOST_TOLD: usize = 64;
+
+/// A probe or a start in progress is not worth a word unless it lasts.
+const WORTH_A_WORD: Duration = Duration::from_secs(1);
 
 /// Tells people what happens while the lock is sought.
 pub struct Narrator<'a> {
@@ -42,83 +48,84 @@ impl<'a> Narrator<'a> {
     }
 
     pub fn progress(&mut self, progress: &Progress<'_>) {
-        let path = words::path(&self.subject.path);
         match progress {
-            Progress::Waiting { who, left } => self.waiting(who, *left, &path),
-            Progress::Asked { holder, kill_after } => {
-                self.told.insert(Some(holder.pid()));
-                let kill = kill_after.finite().map_or_else(
-                    || "no SIGKILL".to_owned(),
-                    |limit| format!("SIGKILL in {}", words::span(limit)),
-                );
-                let why = if self.mode == Mode::Stop {
-                    "asked"
-                } else {
-                    "taking over: asked"
-                };
-                self.say(&format!(
-                    "{why} {}, to stop ({kill}), {path}",
-                    words::holder(holder)
-                ));
-            }
-            Progress::Killed { holder } => self.say(&format!(
-                "{} did not stop in time: sent SIGKILL, {path}",
-                words::holder(holder)
-            )),
-            Progress::Ending { survivors } => {
-                let named: Vec<String> = survivors.iter().take(5).map(words::survivor).collect();
-                self.say(&format!(
-                    "a crashed run left {}, which must end first: {}, {path}",
-                    count(survivors.len()),
-                    named.join(", ")
-                ));
-            }
+            Progress::Waiting { who, left } => self.waiting(who, *left),
+            Progress::Asked { holder, kill_after } => self.asked(holder, *kill_after),
+            Progress::Killed { holder } => self.killed(holder),
+            Progress::Ending { survivors } => self.ending(survivors),
             _ => {}
         }
     }
 
-    fn waiting(
-        &mut self,
-        who: &gateway_lock::holder::Sighting,
-        left: Option<Duration>,
-        path: &str,
-    ) {
-        let pid = acquire::pid_of(who);
-        if self.mode == Mode::Plain || self.mode == Mode::Stop {
-            // A probe or a start in progress: not worth a word unless it lasts.
-            if self.began.elapsed() < Duration::from_secs(1) {
-                return;
-            }
+    fn waiting(&mut self, who: &Sighting, left: Option<Duration>) {
+        let pressing = matches!(self.mode, Mode::Plain | Mode::Stop);
+        if pressing && self.began.elapsed() < WORTH_A_WORD {
+            return;
         }
         if self.told.len() > MOST_TOLD {
             self.told.clear();
         }
-        if self.told.insert(pid) {
-            let end = left.map_or_else(String::new, |left| {
-                format!(", for at most {}", words::span(left))
-            });
-            let verb = if self.mode == Mode::Wait {
-                "standing by behind"
-            } else {
-                "waiting for"
-            };
-            self.say(&format!("{verb} {}{end}, {path}", words::sighting(who)));
+        if self.told.insert(acquire::pid_of(who)) {
+            self.stand_by(who, left);
         } else if self.voice.counts_down() {
-            self.counting = true;
-            let end = left.map_or_else(String::new, |left| {
-                format!(
-                    ", {} left",
-                    words::span(Duration::from_secs(left.as_secs()))
-                )
-            });
-            self.voice
-                .countdown(&format!("waiting for {}{end}", words::sighting(who)));
+            self.count_down(who, left);
         }
+    }
+
+    fn stand_by(&mut self, who: &Sighting, left: Option<Duration>) {
+        let end = left.map_or_else(String::new, |left| {
+            format!(", for at most {}", words::span(left))
+        });
+        let verb = match self.mode {
+            Mode::Wait => "standing by behind",
+            _ => "waiting for",
+        };
+        self.say(&format!("{verb} {}{end}", words::sighting(who)));
+    }
+
+    fn count_down(&mut self, who: &Sighting, left: Option<Duration>) {
+        self.counting = true;
+        let whole = |left: Duration| words::span(Duration::from_secs(left.as_secs()));
+        let end = left.map_or_else(String::new, |left| format!(", {} left", whole(left)));
+        self.voice
+            .countdown(&format!("waiting for {}{end}", words::sighting(who)));
+    }
+
+    fn asked(&mut self, holder: &Holder, kill_after: Limit) {
+        self.told.insert(Some(holder.pid()));
+        let kill = kill_after.finite().map_or_else(
+            || "no SIGKILL".to_owned(),
+            |limit| format!("SIGKILL in {}", words::span(limit)),
+        );
+        let why = match self.mode {
+            Mode::Stop => "asked",
+            _ => "taking over: asked",
+        };
+        self.say(&format!(
+            "{why} {}, to stop ({kill})",
+            words::holder(holder)
+        ));
+    }
+
+    fn killed(&mut self, holder: &Holder) {
+        self.say(&format!(
+            "{} did not stop in time: sent SIGKILL",
+            words::holder(holder)
+        ));
+    }
+
+    fn ending(&mut self, survivors: &[Survivor]) {
+        self.say(&format!(
+            "a crashed run left {}, which must end first: {}",
+            words::processes(survivors.len()),
+            words::series(survivors, words::survivor)
+        ));
     }
 
     fn say(&mut self, text: &str) {
         self.end();
-        self.voice.expected(text);
+        self.voice
+            .expected(&format!("{text}, {}", words::path(&self.subject.path)));
     }
 
     /// Nothing more comes.
@@ -129,66 +136,80 @@ impl<'a> Narrator<'a> {
     }
 }
 
-fn count(processes: usize) -> String {
-    if processes == 1 {
-        "a process".to_owned()
-    } else {
-        format!("{processes} processes")
+/// Tells what happens to COMMAND and to the pid file.
+pub struct Chronicle<'a> {
+    pub voice: Voice,
+    pub subject: &'a Subject,
+    /// What COMMAND gets at a stop; none: there is no COMMAND.
+    pub budget: Option<Limit>,
+}
+
+impl Chronicle<'_> {
+    pub fn tell(&self, happening: &Happening<'_>) {
+        match happening {
+            Happening::Running(record) => running(record),
+            Happening::Stopping {
+                signal,
+                by,
+                replaced,
+                from_outside,
+            } => self.stopping(*signal, *by, *replaced, *from_outside),
+            Happening::Left { left, within } => left_behind(left, *within),
+            Happening::Killing { left, why } => self.killing(left, *why),
+            Happening::Name(finding) => tell_finding(&self.voice, &self.path(), finding),
+            _ => {}
+        }
+    }
+
+    fn path(&self) -> String {
+        words::path(&self.subject.path)
+    }
+
+    fn stopping(&self, signal: Signal, by: Option<&Asker>, replaced: bool, from_outside: bool) {
+        let who = match by {
+            Some(asker) => format!(" from {}", words::asker(asker)),
+            None if from_outside => " from outside this pid namespace".to_owned(),
+            None => String::new(),
+        };
+        let budget = match self.budget.map(Limit::finite) {
+            Some(Some(length)) => format!("; the command gets {}", words::span(length)),
+            Some(None) => "; the command has no time limit".to_owned(),
+            None => String::new(),
+        };
+        log::info!(
+            "{}: {signal}{who}{budget}, {}",
+            words::stopping(replaced),
+            self.path()
+        );
+    }
+
+    fn killing(&self, left: &[Stat], why: Why) {
+        log::warn!(
+            "{}: sent SIGKILL to {}, {}",
+            words::why(why),
+            words::series(left, member),
+            self.path()
+        );
     }
 }
 
-/// Tells what happens to COMMAND and to the pid file.
-pub fn tell(voice: &Voice, subject: &Subject, stop_timeout: Limit, happening: &Happening<'_>) {
-    let path = words::path(&subject.path);
-    match happening {
-        Happening::Running(record) => {
-            if let Some(payload) = &record.payload {
-                log::info!(
-                    "running {}",
-                    words::process(payload.pid, &words::words(&payload.argv))
-                );
-            }
-        }
-        Happening::Stopping {
-            signal,
-            by,
-            replaced,
-            from_outside,
-        } => {
-            let who = match by {
-                Some(asker) => format!(" from {}", words::asker(asker)),
-                None if *from_outside => " from outside this pid namespace".to_owned(),
-                None => String::new(),
-            };
-            let why = if *replaced {
-                "being replaced"
-            } else {
-                "stopping"
-            };
-            log::info!(
-                "{why}: {signal}{who}; the command gets {}, {path}",
-                words::limit(stop_timeout)
-            );
-        }
-        Happening::Left(left) => {
-            let named: Vec<String> = left
-                .iter()
-                .take(5)
-                .map(|stat| words::process(stat.pid, std::slice::from_ref(&stat.name)))
-                .collect();
-            log::info!(
-                "the command left {}, which must end within 5 s: {}",
-                count(left.len()),
-                named.join(", ")
-            );
-        }
-        Happening::Killing(left) => {
-            let named: Vec<String> = left.iter().take(5).map(member).collect();
-            log::warn!("time is over: sent SIGKILL to {}, {path}", named.join(", "));
-        }
-        Happening::Name(finding) => tell_finding(voice, &path, finding),
-        _ => {}
+fn running(record: &Record) {
+    if let Some(payload) = &record.payload {
+        log::info!(
+            "running {}",
+            words::process(payload.pid, &words::words(&payload.argv))
+        );
     }
+}
+
+fn left_behind(left: &[Stat], within: Duration) {
+    let named = |stat: &Stat| words::process(stat.pid, std::slice::from_ref(&stat.name));
+    log::info!(
+        "the command left {}, which must end within {}: {}",
+        words::processes(left.len()),
+        words::span(within),
+        words::series(left, named)
+    );
 }
 
 fn tell_finding(voice: &Voice, path: &str, finding: &Finding) {
@@ -211,7 +232,8 @@ fn tell_finding(voice: &Voice, path: &str, finding: &Finding) {
             "{path} was taken by {}; stopping, and ending with {LOST}",
             words::process(theirs.pid, &words::words(theirs.command()))
         )),
-        Finding::Intact | Finding::Overwritten => {}
+        Finding::Intact => voice.fault(&format!("{path} is back, and the lock is held")),
+        Finding::Overwritten => {}
     }
 }
 

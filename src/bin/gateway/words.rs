@@ -9,9 +9,10 @@ use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::holder::{Holder, Locker, Sighting};
 use gateway_lock::place::Choice;
 use gateway_lock::process::Pid;
-use gateway_lock::record::{Asker, End, Exit, Manager, Reason, Record, Timestamp};
-use gateway_lock::survivors::Survivor;
-use gateway_lock::takeover::{Bar, Refusal};
+use gateway_lock::record::{Asker, End, Manager, Reason, Record, Timestamp};
+use gateway_lock::supervise::Why;
+use gateway_lock::survivors::{Ended, Survivor};
+use gateway_lock::takeover::{Bar, Mode, Refusal};
 use gateway_lock::text::{Text, printable};
 use gateway_lock::time::Limit;
 use gateway_lock::user::user_name;
@@ -131,9 +132,39 @@ pub fn processes(number: usize) -> String {
     }
 }
 
-/// A length of time that may have no end.
-pub fn limit(limit: Limit) -> String {
-    limit.finite().map_or_else(|| "no limit".to_owned(), span)
+/// No more than this many are named.
+const MOST_NAMED: usize = 5;
+
+/// Some of them by name: `pid 7 (a), pid 8 (b)`, `…, and 3 more`
+pub fn series<T>(all: &[T], named: impl Fn(&T) -> String) -> String {
+    let mut words: Vec<String> = all.iter().take(MOST_NAMED).map(named).collect();
+    let more = all.len().saturating_sub(MOST_NAMED);
+    if more > 0 {
+        words.push(format!("and {more} more"));
+    }
+    words.join(", ")
+}
+
+/// `pid 7 (worker), pid 8 (helper)`
+pub fn ended(ended: &[Ended]) -> String {
+    series(ended, |one| process(one.pid, &one.argv))
+}
+
+/// What an ordered stop is called.
+pub fn stopping(replaced: bool) -> &'static str {
+    if replaced {
+        "being replaced"
+    } else {
+        "stopping"
+    }
+}
+
+/// Why it is time for SIGKILL.
+pub fn why(why: Why) -> &'static str {
+    match why {
+        Why::TimeIsOver => "time is over",
+        Why::InterruptedAgain => "interrupted again",
+    }
 }
 
 /// How to say it to us: plain seconds, rounded up.
@@ -208,14 +239,23 @@ fn as_user(uid: u32, subject: &Subject) -> String {
     )
 }
 
-/// Why a start or a stop came to nothing.
-pub fn refused(refused: &Refused, subject: &Subject, began: Duration, verb: &str) -> String {
+/// What was wanted, as a verb.
+fn verb(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Plain | Mode::Wait => "start",
+        Mode::Replace => "replace",
+        Mode::Stop => "stop",
+    }
+}
+
+/// Why a start or a stop came to nothing, after so long.
+pub fn refused(refused: &Refused, subject: &Subject, waited: Duration, mode: Mode) -> String {
     match refused {
         Refused::By {
             refusal,
             who,
             asked,
-        } => by(*refusal, who, asked, subject, began, verb),
+        } => by(*refusal, who, asked, subject, waited, mode),
         Refused::Survivors { left, own_ancestor } => survivors(left, *own_ancestor, subject),
     }
 }
@@ -226,69 +266,120 @@ fn by(
     asked: &[Former],
     subject: &Subject,
     waited: Duration,
-    verb: &str,
+    mode: Mode,
 ) -> String {
-    let at = subject.path();
-    match (refusal, who) {
-        (Refusal::Held, Sighting::Proven(known) | Sighting::Ending(known)) => {
-            format!(
-                "held by {}, {at}; take over: --replace; stop it: {}",
-                holder(known),
-                how_to_stop(known, subject)
-            )
+    let known = match who {
+        Sighting::Proven(known) | Sighting::Ending(known) => Some(known),
+        _ => None,
+    };
+    match (refusal, known) {
+        (Refusal::Held, Some(known)) => held(known, subject),
+        (Refusal::Barred(bar), Some(known)) => barred(bar, known, subject, mode),
+        (Refusal::TooShort { timeout, needed }, Some(known)) => {
+            too_short(timeout, needed, known, asked, subject)
         }
-        (Refusal::Barred(bar), Sighting::Proven(known) | Sighting::Ending(known)) => {
-            barred(bar, known, subject, verb)
-        }
-        (
-            Refusal::TooShort { timeout, needed },
-            Sighting::Proven(known) | Sighting::Ending(known),
-        ) => too_short(timeout, needed, known, asked, subject),
-        (Refusal::Deadline, _) => format!(
-            "gave up after {}: {} still has the lock, {at}{}; give it longer with --timeout{}",
-            span(waited),
+        (Refusal::Deadline, _) => deadline(who, asked, subject, waited, mode),
+        (_, None) => unproven(who, asked, subject, mode),
+        (Refusal::Unproven, Some(_)) => format!(
+            "cannot {} {}, {}",
+            verb(mode),
             sighting(who),
-            said_before(asked),
-            look_at(who)
+            subject.path()
         ),
-        (_, Sighting::Starting(_) | Sighting::Foreign(_) | Sighting::Invisible(_)) => {
-            unproven(who, asked, subject, verb)
-        }
-        _ => format!("cannot {verb} {}, {at}", sighting(who)),
     }
 }
 
-fn unproven(who: &Sighting, asked: &[Former], subject: &Subject, verb: &str) -> String {
+fn held(known: &Holder, subject: &Subject) -> String {
+    format!(
+        "held by {}, {}; take over: --replace; stop it: {}",
+        holder(known),
+        subject.path(),
+        how_to_stop(known, subject)
+    )
+}
+
+fn deadline(
+    who: &Sighting,
+    asked: &[Former],
+    subject: &Subject,
+    waited: Duration,
+    mode: Mode,
+) -> String {
+    let pid = gateway_lock::acquire::pid_of(who);
+    let asked_too = asked.iter().any(|former| Some(former.pid) == pid);
+    let others: Vec<Former> = asked
+        .iter()
+        .filter(|former| Some(former.pid) != pid)
+        .cloned()
+        .collect();
+    let next = if asked_too {
+        format!("; it {}", will_stop(mode))
+    } else {
+        format!("; give it longer with --timeout{}", look_at(who))
+    };
+    format!(
+        "gave up after {}: {} still has the lock, {}{}{next}",
+        span(waited),
+        sighting(who),
+        subject.path(),
+        said_before(&others),
+    )
+}
+
+/// What becomes of whoever was asked, once nobody waits for it any more.
+pub fn will_stop(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Stop => "was asked, and will stop all the same",
+        _ => "was asked to stop and will, and nothing will run then",
+    }
+}
+
+fn unproven(who: &Sighting, asked: &[Former], subject: &Subject, mode: Mode) -> String {
     let next = match who {
-        Sighting::Foreign(known) => format!(
-            "it is not ours to end: wait for it with --wait, or look at it with: ps -fp {}",
-            known.pid
-        ),
+        Sighting::Foreign(known) => {
+            let wait = match mode {
+                Mode::Stop => "",
+                _ => "wait for it with --wait, or ",
+            };
+            format!(
+                "it is not ours to end: {wait}look at it with: ps -fp {}",
+                known.pid
+            )
+        }
         Sighting::Starting(known) => format!("look at it with: ps -fp {}", known.pid),
         Sighting::Invisible(Some(_)) => "look at it as root, or as its user".to_owned(),
         _ => "stop it where it runs, or look as root on the host".to_owned(),
     };
     format!(
-        "cannot {verb}: held by {}, {}{}; {next}",
+        "cannot {}: held by {}, {}{}; {next}",
+        verb(mode),
         sighting(who),
         subject.path(),
         said_before(asked)
     )
 }
 
-fn barred(bar: Bar, known: &Holder, subject: &Subject, verb: &str) -> String {
-    let (who, at) = (holder(known), subject.path());
+fn barred(bar: Bar, known: &Holder, subject: &Subject, mode: Mode) -> String {
+    let (who, at, verb) = (holder(known), subject.path(), verb(mode));
     match bar {
-        Bar::Ancestor => format!(
-            "cannot {verb} {who}, {at}: it is an ancestor of this process, which would end with it; do it from outside, for example with: systemd-run {}",
-            subject.typed(if verb == "stop" {
+        Bar::Ancestor if mode == Mode::Wait => format!(
+            "cannot wait for {who}, {at}: it is an ancestor of this process and cannot end before it; start from outside of it"
+        ),
+        // An ancestor of everybody in it.
+        Bar::Ancestor | Bar::Init if known.pid() == Pid::INIT => format!(
+            "cannot {verb} {who}, {at}: it is the first process of this container, which would end with it; {} the container",
+            if mode == Mode::Stop {
                 "stop"
             } else {
-                "run --replace -- COMMAND"
-            })
+                "restart"
+            }
         ),
-        Bar::Init => format!(
-            "cannot {verb} {who}, {at}: it is the first process of this container, which would end with it; restart the container"
+        Bar::Ancestor | Bar::Init => format!(
+            "cannot {verb} {who}, {at}: it is an ancestor of this process, which would end with it; do it from outside, for example with: systemd-run {}",
+            subject.typed(match mode {
+                Mode::Stop => "stop",
+                _ => "run --replace -- COMMAND",
+            })
         ),
         Bar::NotPermitted => {
             let uid = known.record().map_or(0, |record| record.uid);
@@ -327,15 +418,11 @@ fn too_short(
 }
 
 fn said_before(asked: &[Former]) -> String {
-    let gone: Vec<String> = asked
-        .iter()
-        .map(|former| process(former.pid, &former.argv))
-        .collect();
-    if gone.is_empty() {
-        String::new()
-    } else {
-        format!(" (asked to stop: {})", gone.join(", "))
+    if asked.is_empty() {
+        return String::new();
     }
+    let gone = series(asked, |former| process(former.pid, &former.argv));
+    format!(" (asked to stop: {gone})")
 }
 
 fn look_at(who: &Sighting) -> String {
@@ -355,8 +442,7 @@ pub fn survivor(survivor: &Survivor) -> String {
 }
 
 fn survivors(left: &[Survivor], own_ancestor: bool, subject: &Subject) -> String {
-    let named: Vec<String> = left.iter().map(survivor).collect();
-    let (named, at) = (named.join(", "), subject.path());
+    let (named, at) = (series(left, survivor), subject.path());
     if own_ancestor {
         return format!(
             "left of the crashed run: {named}, {at}; one of them is an ancestor of this process: start from outside of it"
@@ -389,13 +475,8 @@ pub fn end(end: &End) -> String {
         .map_or_else(String::new, |by| format!(" by {}", asker(by)));
     let exit = end
         .exit
-        .map_or_else(String::new, |exit| format!(", {}", exit_words(exit)));
+        .map_or_else(String::new, |exit| format!(", {exit}"));
     format!("last run {why}{by} {} ago{exit}", span(end.ended.age()))
-}
-
-/// `exit 0`, `killed by SEGV`
-pub fn exit_words(exit: Exit) -> String {
-    exit.to_string()
 }
 
 #[cfg(test)]

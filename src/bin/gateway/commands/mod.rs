@@ -5,12 +5,16 @@ pub mod run;
 pub mod status;
 pub mod stop;
 
+use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::place::{Choice, Surroundings};
+use gateway_lock::signals::Signals;
+use gateway_lock::takeover::Mode;
 use gateway_lock::{census, variables};
 
 use crate::cli::Global;
+use crate::exit::{CANNOT_REPLACE, Verdict};
 use crate::message::Voice;
-use crate::words::Subject;
+use crate::words::{self, Subject};
 
 /// What every command needs.
 pub struct Context {
@@ -54,4 +58,37 @@ impl Context {
             )
         })
     }
+}
+
+/// Says why it came to nothing. That somebody else holds or the time is over was to be expected;
+/// that a holder cannot be asked was not.
+fn give_up(context: &Context, refused: &Refused, mode: Mode, text: &str) -> Verdict {
+    let verdict = Verdict::of_refusal(refused, mode);
+    if verdict == Verdict::Code(CANNOT_REPLACE) {
+        context.voice.fault(text);
+    } else {
+        context.voice.expected(text);
+    }
+    verdict
+}
+
+/// A wait was interrupted: says what will become of whoever was asked, and ends of the signal.
+fn interrupted(
+    context: &Context,
+    signals: &mut Signals,
+    asked: &[Former],
+    subject: &Subject,
+    mode: Mode,
+) -> Verdict {
+    if let Some(former) = asked.last() {
+        context.voice.expected(&format!(
+            "interrupted; {} {}, {}",
+            words::process(former.pid, &former.argv),
+            words::will_stop(mode),
+            words::path(&subject.path)
+        ));
+    }
+    signals
+        .take_stop()
+        .map_or(Verdict::SUCCESS, |arrival| Verdict::Signal(arrival.signal))
 }

@@ -9,23 +9,24 @@ use std::time::{Duration, Instant};
 use gateway_lock::Result;
 use gateway_lock::acquire::{self, Acquired, Former, Outcome, Refused};
 use gateway_lock::claim::Description;
-use gateway_lock::notify::watchdog_interval;
 use gateway_lock::payload::Command;
 use gateway_lock::record::{Exit, Record};
 use gateway_lock::signal::Signal;
 use gateway_lock::signals::Signals;
 use gateway_lock::supervise::{self, Attendant, Cause, Ended, Happening};
-use gateway_lock::takeover::{Mode, Refusal, Rules};
+use gateway_lock::takeover::{Mode, Rules};
 use gateway_lock::time::Limit;
 use gateway_lock::wait::Interrupt;
 
 use crate::cli::{Notify, Run};
-use crate::commands::Context;
-use crate::exit::{CANNOT_REPLACE, DEADLINE, HELD, LOST, Verdict};
+use crate::commands::{Context, give_up, interrupted};
+use crate::exit::{LOST, Verdict};
 use crate::manager::ServiceManager;
-use crate::message::Voice;
-use crate::narrator::{self, Narrator};
+use crate::narrator::{Chronicle, Narrator};
 use crate::words::{self, Subject};
+
+/// A wait that is told of in the diary.
+const WORTH_A_WORD: Duration = Duration::from_secs(1);
 
 pub fn run(context: &Context, run: &Run) -> Result<Verdict> {
     // Before anything else happens, so that no signal finds us half started.
@@ -38,7 +39,7 @@ pub fn run(context: &Context, run: &Run) -> Result<Verdict> {
     };
     let subject = context.subject()?;
     let mut session = Session {
-        voice: context.voice,
+        context,
         manager: ServiceManager::new(run),
         subject,
         run,
@@ -74,7 +75,7 @@ fn mode(run: &Run) -> Mode {
 }
 
 struct Session<'a> {
-    voice: Voice,
+    context: &'a Context,
     manager: ServiceManager,
     subject: Subject,
     run: &'a Run,
@@ -84,12 +85,14 @@ struct Session<'a> {
 impl Session<'_> {
     /// What the environment shows to be wrong.
     fn warn(&self, signals: &Signals) {
-        if self.manager.is_connected()
-            && self.run.notify == Notify::Gateway
-            && watchdog_interval().is_some()
-        {
+        if self.manager.watches_us() {
             log::warn!(
-                "WatchdogSec= watches this gateway, not COMMAND; to watch COMMAND: --notify payload, NotifyAccess=all"
+                "{}",
+                if self.run.exec {
+                    "WatchdogSec= is set, and nobody will answer the watchdog once COMMAND has taken our place: add --notify payload"
+                } else {
+                    "WatchdogSec= watches this gateway, not COMMAND; to watch COMMAND: --notify payload, NotifyAccess=all"
+                }
             );
         }
         if signals.was_ignored(Signal::CHLD) {
@@ -120,7 +123,7 @@ impl Session<'_> {
             timeout: self.run.patience.timeout,
             kill_after: self.run.patience.kill_after,
         };
-        let mut narrator = Narrator::new(self.voice, &self.subject, mode);
+        let mut narrator = Narrator::new(self.context.voice, &self.subject, mode);
         // Both the sleeper and whoever tells of progress speak to the service manager.
         let manager = RefCell::new(&mut self.manager);
         let mut patrol = Patrol {
@@ -147,8 +150,7 @@ impl Session<'_> {
         let (replaced, own) = (acquired.replaced, acquired.claim.record().clone());
         let may_notify = self.run.notify == Notify::Payload;
         if let Some(command) = command.filter(|_| self.run.exec) {
-            self.manager
-                .ready(&format!("running {}", words::command(command.argv())));
+            self.manager.becoming(&words::command(command.argv()));
             return match supervise::become_command(acquired.claim, command, signals, may_notify) {
                 Some(error) => Err(error),
                 None => Ok(self.interrupted(signals, &[])),
@@ -161,10 +163,12 @@ impl Session<'_> {
             may_notify,
         };
         let mut told = Told {
-            voice: self.voice,
-            subject: &self.subject,
+            chronicle: Chronicle {
+                voice: self.context.voice,
+                subject: &self.subject,
+                budget: command.map(|_| self.run.stop_timeout),
+            },
             manager: &mut self.manager,
-            stop_timeout: self.run.stop_timeout,
         };
         let ended = supervise::supervise(acquired.claim, command, signals, &rules, &mut told)?;
         Ok(self.over(&ended, command, &replaced, &own))
@@ -172,47 +176,20 @@ impl Session<'_> {
 
     fn tell_acquired(&self, acquired: &Acquired) {
         let path = words::path(acquired.claim.path());
-        let generation = acquired.claim.record().generation;
+        let (replaced, own) = (&acquired.replaced, acquired.claim.record());
         if !acquired.swept.is_empty() {
-            let ended: Vec<String> = acquired
-                .swept
-                .iter()
-                .map(|one| words::process(one.pid, &one.argv))
-                .collect();
             log::warn!(
                 "ended what a crashed run had left: {}, {path}",
-                ended.join(", ")
+                words::ended(&acquired.swept)
             );
         }
-        match acquired.replaced.last() {
-            Some(former) => {
-                let who = words::process(former.pid, &former.argv);
-                let how = if former.killed {
-                    "killed it"
-                } else {
-                    "it stopped"
-                };
-                log::info!(
-                    "took over from {who} after {} ({how}), {path}, generation {generation}",
-                    words::span(acquired.waited)
-                );
-            }
-            None if acquired.waited >= Duration::from_secs(1) => {
-                log::info!(
-                    "got the lock after {}, {path}, generation {generation}",
-                    words::span(acquired.waited)
-                );
-            }
-            None => log::info!(
-                "got the lock, {path}, generation {generation}{}",
-                after(acquired)
-            ),
-        }
-        self.tell_units(
-            &acquired.replaced,
-            acquired.claim.record(),
-            "took over from",
+        log::info!(
+            "{}, {path}, generation {}{}",
+            how(acquired),
+            own.generation,
+            after(acquired)
         );
+        self.tell_units(replaced, own, "took over from");
     }
 
     /// A unit whose holder we replaced is down, and nobody will remember.
@@ -225,7 +202,7 @@ impl Session<'_> {
                 && told.insert(unit.clone())
                 && !is_own(record)
             {
-                self.voice.notice(&format!(
+                self.context.voice.expected(&format!(
                     "{what} {}, which is down unless it restarts by itself; start it again with: {start}",
                     gateway_lock::text::printable(unit.as_ref())
                 ));
@@ -241,80 +218,60 @@ impl Session<'_> {
         own: &Record,
     ) -> Verdict {
         let path = words::path(&self.subject.path);
-        let shown = command.map_or_else(
-            || "no command".to_owned(),
-            |command| words::command(command.argv()),
-        );
-        if ended.cause == Cause::Exited && ended.left > 0 {
-            let exit = ended
-                .exit
-                .map_or_else(String::new, |exit| format!(" {}", ending(exit)));
-            let processes = if ended.left == 1 {
-                "1 process, which was"
-            } else {
-                &format!("{} processes, which were", ended.left)
-            };
-            self.voice.expected(&format!(
-                "{shown} ended{exit} after {} and left {processes} ended; run it in the foreground",
-                words::span(ended.ran)
-            ));
+        match command {
+            None => log::info!("held without a command; let go of {path}"),
+            Some(command) => self.command_over(ended, &words::command(command.argv()), &path),
         }
-        log::info!(
-            "{shown} {}; let go of {path}",
-            ended
-                .exit
-                .map_or_else(|| "did not run".to_owned(), |exit| format!("ended, {exit}"))
-        );
         self.manager.over(ended);
         self.tell_units(replaced, own, "this run had taken over from");
         verdict(ended, command.is_some())
     }
 
-    fn refused(&mut self, refused: &Refused) -> Verdict {
-        let began = self.began.elapsed();
-        let verb = if self.run.replace { "replace" } else { "start" };
-        let text = words::refused(refused, &self.subject, began, verb);
-        let code = match refused {
-            Refused::By {
-                refusal: Refusal::Held,
-                ..
-            } => HELD,
-            Refused::By {
-                refusal: Refusal::Deadline,
-                ..
-            }
-            | Refused::Survivors {
-                own_ancestor: false,
-                ..
-            } => DEADLINE,
-            // Standing in line asks nobody to go: it can only run out of time.
-            Refused::By {
-                refusal: Refusal::Unproven,
-                ..
-            } if self.run.wait => DEADLINE,
-            Refused::By { .. } | Refused::Survivors { .. } => CANNOT_REPLACE,
-        };
-        if code == CANNOT_REPLACE {
-            self.voice.fault(&text)
-        } else {
-            self.voice.expected(&text)
+    fn command_over(&self, ended: &Ended, shown: &str, path: &str) {
+        if ended.cause == Cause::Exited && ended.left > 0 {
+            self.context.voice.expected(&format!(
+                "{shown} ended{} after {} and left {}, which {} ended; run it in the foreground",
+                ended.exit.map_or_else(String::new, ending),
+                words::span(ended.ran),
+                words::processes(ended.left),
+                if ended.left == 1 { "was" } else { "were" }
+            ));
         }
+        let exit = ended
+            .exit
+            .map_or_else(|| "did not run".to_owned(), |exit| format!("ended, {exit}"));
+        log::info!("{shown} {exit}; let go of {path}");
+    }
+
+    fn refused(&mut self, refused: &Refused) -> Verdict {
+        let mode = mode(self.run);
+        let text = words::refused(refused, &self.subject, self.began.elapsed(), mode);
+        let verdict = give_up(self.context, refused, mode, &text);
         self.manager.status(&text);
-        Verdict::Code(code)
+        verdict
     }
 
     fn interrupted(&mut self, signals: &mut Signals, asked: &[Former]) -> Verdict {
-        if let Some(former) = asked.last() {
-            let who = words::process(former.pid, &former.argv);
-            let path = words::path(&self.subject.path);
-            self.voice.notice(&format!(
-                "interrupted; {who} was asked to stop and will, and nothing will run then, {path}"
-            ));
-        }
         self.manager.ordered_end();
-        signals
-            .take_stop()
-            .map_or(Verdict::SUCCESS, |arrival| Verdict::Signal(arrival.signal))
+        interrupted(self.context, signals, asked, &self.subject, mode(self.run))
+    }
+}
+
+/// How the lock was got.
+fn how(acquired: &Acquired) -> String {
+    let waited = words::span(acquired.waited);
+    match acquired.replaced.last() {
+        Some(former) => format!(
+            "took over from {} after {waited} ({})",
+            words::process(former.pid, &former.argv),
+            if former.killed {
+                "killed it"
+            } else {
+                "it stopped"
+            }
+        ),
+        None if acquired.waited >= WORTH_A_WORD => format!("got the lock after {waited}"),
+        None => "got the lock".to_owned(),
     }
 }
 
@@ -333,8 +290,8 @@ fn after(acquired: &Acquired) -> String {
 
 fn ending(exit: Exit) -> String {
     match exit {
-        Exit::Code(code) => code.to_string(),
-        Exit::Signal(signal) => format!("by {signal}"),
+        Exit::Code(code) => format!(" {code}"),
+        Exit::Signal(signal) => format!(" by {signal}"),
     }
 }
 
@@ -374,16 +331,14 @@ impl Interrupt for Patrol<'_, '_> {
 
 /// Tells people and the service manager what happens to COMMAND.
 struct Told<'a> {
-    voice: Voice,
-    subject: &'a Subject,
+    chronicle: Chronicle<'a>,
     manager: &'a mut ServiceManager,
-    stop_timeout: Limit,
 }
 
 impl Attendant for Told<'_> {
     fn tell(&mut self, happening: Happening<'_>) {
-        self.manager.happening(&happening, self.stop_timeout);
-        narrator::tell(&self.voice, self.subject, self.stop_timeout, &happening);
+        self.manager.happening(&happening, self.chronicle.budget);
+        self.chronicle.tell(&happening);
     }
 
     fn turned(&mut self) {
