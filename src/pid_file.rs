@@ -20,7 +20,7 @@ use crate::takeover::{Mode, Rules};
 use crate::text::printable;
 use crate::time::Limit;
 use crate::wait::{Interrupt, Uninterrupted};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A pid file at a path. It need not exist: taking the lock makes it, and its directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -291,8 +291,10 @@ impl PidFile {
         interrupt: &mut dyn Interrupt,
         step: &mut dyn FnMut(Progress),
     ) -> Result<Wait> {
-        let path = std::path::absolute(&self.path)
-            .map_err(|error| Error::pid_file("cannot make absolute:", &self.path).because(error))?;
+        let path = std::path::absolute(&self.path).map_err(|error| {
+            let shown = record::printable(self.path.as_os_str());
+            Error::new(ErrorKind::PidFile, format!("cannot make {shown} absolute")).because(error)
+        })?;
         let mut told = |progress: acquire::Progress<'_>| step(translate(&progress, &path));
         let description = Description::of_this_process()?;
         Ok(

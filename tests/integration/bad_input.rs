@@ -371,14 +371,16 @@ fn durations_that_cannot_be_meant_are_refused() {
         }
     }
     let output = usage(&scene, &["run", "--stop-timeout", "soon", "--", "true"]);
-    output.assert_says("give seconds (30, 1.5), units (500ms, 30s, 1m30s, 2h), 0 or infinity");
+    output.assert_says(
+        "give seconds (30, 1.5), or units: ms, s, m, h, d (500ms, 30s, 1m30s, 2h); 0; infinity",
+    );
 }
 
 #[test]
 fn durations_that_people_type_are_understood() {
     let scene = Scene::new();
     for right in [
-        "0", "1", "1.5", "30s", "1m30s", "500ms", "infinity", "2h", "0.25", "1day",
+        "0", "1", "1.5", "30s", "1m30s", "500ms", "infinity", "2h", "0.25", "1d",
     ] {
         let value = format!("--stop-timeout={right}");
         scene.finish(["run", &value, "--", "true"]).assert_code(0);
@@ -478,4 +480,40 @@ fn a_folder_that_is_gone_is_no_fault_for_an_absolute_path() {
         .finish_command(command)
         .assert_code(83)
         .assert_one_line();
+}
+
+// ---------------------------------------------------------------- what cannot be meant
+
+/// Minutes, to whoever types it; months, to the library that reads such words.
+#[test]
+fn months_and_years_are_no_patience() {
+    let scene = Scene::new();
+    for time in ["10M", "1y", "2w", "5min"] {
+        let output = scene.finish(["run", "--wait", "--timeout", time, "--", "touch", "ran"]);
+        let unit = time.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        output
+            .assert_code(2)
+            .assert_says(&format!("{unit:?} is not a unit"))
+            .assert_says("ms, s, m, h, d");
+        assert!(!scene.path("ran").exists());
+    }
+}
+
+#[test]
+fn a_stop_signal_that_ends_nothing_is_refused() {
+    let scene = Scene::new();
+    for signal in ["STOP", "CONT", "TSTP", "TTIN", "TTOU", "CHLD", "19"] {
+        let output = scene.finish(["run", "--stop-signal", signal, "--", "touch", "ran"]);
+        output.assert_code(2).assert_says("asks no command to end");
+        assert!(!scene.path("ran").exists());
+    }
+}
+
+#[test]
+fn a_missing_double_dash_is_answered_with_what_can_be_typed() {
+    let scene = Scene::new();
+    let output = scene.finish_command(scene.bare(["run", "-n", "sh", "sh", "-c", "echo a b"]));
+    output
+        .assert_code(2)
+        .assert_says("COMMAND goes after --: gateway run -n sh -- sh -c 'echo a b'\n");
 }

@@ -238,7 +238,6 @@ fn quiet_does_not_silence_a_record_that_cannot_be_written() {
         .assert_says("cannot write")
         .assert_says("COMMAND runs as pid ")
         .assert_says("how this run ended is not recorded");
-    assert_eq!(output.stderr.lines().count(), 2, "{output:?}");
 }
 
 /// A command that has become another user's hears nothing of a gateway that is not root's.
@@ -296,4 +295,35 @@ fn without_a_command_nothing_is_said_of_one() {
         said.contains("; the command has no time limit, /"),
         "{said}"
     );
+}
+
+// ---------------------------------------------------------------- GATEWAY_LOG
+
+#[test]
+fn quiet_wins_over_the_environments_filter() {
+    let scene = Scene::new();
+    let mut command = scene.gateway(["-q", "run", "--", "true"]);
+    command.env("GATEWAY_LOG", "trace");
+    scene.finish_command(command).assert_code(0).assert_silent();
+    let mut command = scene.gateway(["-q", "run", "--", "true"]);
+    command.env("GATEWAY_LOG", "nonsense=");
+    scene.finish_command(command).assert_code(0).assert_silent();
+}
+
+/// In our words, through our own writer, with our name.
+#[test]
+fn a_filter_that_is_not_understood_is_told_in_our_words() {
+    let scene = Scene::new();
+    for (filter, named) in [
+        ("nonsense=", "\"nonsense=\""),
+        ("verbose", "\"verbose\""),
+        ("info,a=b=c", "\"a=b=c\""),
+    ] {
+        let mut command = scene.gateway(["run", "--", "true"]);
+        command.env("GATEWAY_LOG", filter);
+        let output = scene.finish_command(command);
+        output.assert_code(0).assert_one_line();
+        let expected = format!("gateway: GATEWAY_LOG is ignored: {named} is no level; give ");
+        assert!(output.stderr.starts_with(&expected), "{output:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The interface, declared once: help, completions and the manual's options come from here.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -22,6 +22,7 @@ use crate::words;
     name = "gateway",
     version,
     disable_help_subcommand = true,
+    disable_help_flag = true,
     max_term_width = 100
 )]
 pub struct Cli {
@@ -56,6 +57,10 @@ pub struct Global {
     /// code alone.
     #[arg(short, long, global = true)]
     pub quiet: bool,
+
+    /// Print help: -h a summary, --help all of it.
+    #[arg(short, long, global = true, action = clap::ArgAction::Help)]
+    help: Option<bool>,
 }
 
 impl Global {
@@ -86,6 +91,8 @@ pub enum Command {
     /// Stop the holder and its payload, and wait for their end.
     Stop(StopPatience),
     /// List every gateway that can be seen.
+    ///
+    /// For one of them: gateway -n NAME status.
     List(Show),
     /// Print the completions for a shell.
     #[command(hide = true)]
@@ -190,9 +197,23 @@ fn name(text: &str) -> Result<Name, String> {
     })
 }
 
+/// None of these is a request to end, whoever gets it: they stop, go on, or tell of a child.
+const NO_REQUESTS: [Signal; 6] = [
+    Signal::STOP,
+    Signal::TSTP,
+    Signal::TTIN,
+    Signal::TTOU,
+    Signal::CONT,
+    Signal::CHLD,
+];
+
 fn signal(text: &str) -> Result<Signal, String> {
-    Signal::parse(text)
-        .ok_or_else(|| "give a signal's name or number: TERM, INT, QUIT, USR1, 15".to_owned())
+    let allowed = "give a signal's name or number: TERM, INT, QUIT, USR1, 15";
+    let signal = Signal::parse(text).ok_or(allowed)?;
+    if NO_REQUESTS.contains(&signal) {
+        return Err(format!("{signal} asks no command to end; {allowed}"));
+    }
+    Ok(signal)
 }
 
 /// Reads the command line.
@@ -253,34 +274,55 @@ fn tip(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return error;
     };
-    let argument = argument.clone();
-    let words: Vec<String> = std::env::args_os()
-        .skip(1)
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
+    let argument = OsString::from(argument);
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     if let Some(text) = slip(&words, &argument) {
         error = Cli::command().error(ErrorKind::UnknownArgument, text);
     }
     error
 }
 
-fn slip(words: &[String], argument: &str) -> Option<String> {
-    let at = words.iter().position(|word| word == argument)?;
-    let before = at.checked_sub(1).map(|before| words[before].as_str());
-    if matches!(before, Some("-w" | "--wait")) && duration::parse(argument).is_ok() {
+fn slip(words: &[OsString], argument: &OsStr) -> Option<String> {
+    let at = position(words, argument)?;
+    let before = at.checked_sub(1).and_then(|before| words[before].to_str());
+    let typed = argument.to_str()?;
+    if matches!(before, Some("-w" | "--wait")) && duration::parse(typed).is_ok() {
         return Some(format!(
-            "--wait takes no time: for at most {argument}, say --wait --timeout {argument}"
+            "--wait takes no time: for at most {typed}, say --wait --timeout {typed}"
         ));
     }
-    if argument.starts_with('-') || !words.iter().any(|word| word == "run") {
+    if typed.starts_with('-') || !words.iter().any(|word| word == "run") {
         return None;
     }
     let (ours, command) = words.split_at(at);
     Some(format!(
-        "COMMAND stands behind --: gateway {} -- {}",
-        ours.join(" "),
-        command.join(" ")
+        "COMMAND goes after --: gateway {} -- {}",
+        words::command_line(ours),
+        words::command_line(command)
     ))
+}
+
+/// Where it stands by itself, and not as an option's value.
+fn position(words: &[OsString], argument: &OsStr) -> Option<usize> {
+    let interface = Cli::command();
+    let run = interface.find_subcommand("run")?;
+    let takes_value = |word: &OsString| {
+        let options = interface.get_arguments().chain(run.get_arguments());
+        options
+            .filter(|option| option.get_action().takes_values())
+            .any(|option| is_spelling(option, word))
+    };
+    (0..words.len()).find(|at| {
+        let value = at.checked_sub(1).is_some_and(|at| takes_value(&words[at]));
+        words[*at] == argument && !value
+    })
+}
+
+fn is_spelling(option: &clap::Arg, word: &OsStr) -> bool {
+    let word = word.to_str().unwrap_or_default();
+    let short = option.get_short().map(|short| format!("-{short}"));
+    let long = option.get_long().map(|long| format!("--{long}"));
+    short.as_deref() == Some(word) || long.as_deref() == Some(word)
 }
 
 #[cfg(test)]
@@ -293,12 +335,42 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_that_asks_for_nothing_is_refused() {
+        for (text, name) in [
+            ("STOP", "STOP"),
+            ("sigcont", "CONT"),
+            ("TSTP", "TSTP"),
+            ("21", "TTIN"),
+            ("TTOU", "TTOU"),
+            ("17", "CHLD"),
+        ] {
+            let why = signal(text).unwrap_err();
+            assert!(
+                why.starts_with(&format!("{name} asks no command to end; give")),
+                "{why}"
+            );
+        }
+        for text in ["TERM", "INT", "QUIT", "USR1", "WINCH", "KILL", "15"] {
+            assert!(signal(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
     fn slips_are_answered_with_what_to_type() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let said = |text: &str, argument: &str| slip(&words(text), argument);
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let said = |text: &str, argument: &str| slip(&words(text), argument.as_ref());
         assert_eq!(
             said("run -n x sleep 9", "sleep").unwrap(),
-            "COMMAND stands behind --: gateway run -n x -- sleep 9"
+            "COMMAND goes after --: gateway run -n x -- sleep 9"
+        );
+        assert_eq!(
+            said("-n web run --stop-signal QUIT web web", "web").unwrap(),
+            "COMMAND goes after --: gateway -n web run --stop-signal QUIT -- web web"
+        );
+        let quoted = ["run", "-n", "x", "sh", "-c", "echo a b"].map(OsString::from);
+        assert_eq!(
+            slip(&quoted, "sh".as_ref()).unwrap(),
+            "COMMAND goes after --: gateway run -n x -- sh -c 'echo a b'"
         );
         assert!(
             said("run -w 10 -- sleep 9", "10")

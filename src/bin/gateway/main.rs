@@ -48,11 +48,11 @@ fn enter() -> u8 {
 }
 
 fn run(cli: Cli) -> Verdict {
-    message::start_diary(cli.global.verbose, cli.global.quiet);
     let context = Context {
         voice: Voice::new(cli.global.quiet),
         global: cli.global,
     };
+    message::start_diary(context.voice, context.global.verbose);
     let outcome = match cli.command {
         Command::Run(run) => commands::run::run(&context, &run),
         Command::Status(show) => Ok(commands::status::status(&context, &show)),

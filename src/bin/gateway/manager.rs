@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gateway_lock::acquire::{self, Progress};
-use gateway_lock::claim::Finding;
+use gateway_lock::claim::{Contest, Finding};
 use gateway_lock::holder::Sighting;
 use gateway_lock::notify::{Notifier, watchdog_interval};
 use gateway_lock::process::Signal;
@@ -194,8 +194,11 @@ impl ServiceManager {
 
     fn finding(&mut self, finding: &Finding) {
         match finding {
-            Finding::Contested(_) => {
-                self.status("somebody replaced the pid file; waiting to put it back");
+            Finding::Contested(Contest::Locked(_)) => {
+                self.status("somebody replaced the pid file; waiting for its lock");
+            }
+            Finding::Contested(Contest::Unusable(_)) => {
+                self.status("the pid file is not what was written, and cannot be put back yet");
             }
             Finding::Lost(theirs) => self.enter(format!(
                 "the pid file was taken by pid {}; stopping",

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use gateway_lock::record::printable;
 use log::{Level, LevelFilter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -68,21 +69,29 @@ impl Voice {
     }
 }
 
-/// Starts the diary: info in the journal, warnings elsewhere, `GATEWAY_LOG` and `-v` on top.
-pub fn start_diary(verbose: u8, quiet: bool) {
-    let journal = is_journal();
-    let level = match (verbose, quiet, journal) {
+/// Names the environment variable that filters the diary.
+const FILTER: &str = "GATEWAY_LOG";
+
+/// Starts the diary: info in the journal, warnings elsewhere, `GATEWAY_LOG` and `-v` on top. `-q`
+/// leaves faults alone, whatever the environment says.
+pub fn start_diary(voice: Voice, verbose: u8) {
+    let journal = voice.journal;
+    let level = match (verbose, voice.quiet, journal) {
         (_, true, _) => LevelFilter::Error,
         (0, false, false) => LevelFilter::Warn,
         (0, false, true) | (1, false, _) => LevelFilter::Info,
         (2, false, _) => LevelFilter::Debug,
         (_, false, _) => LevelFilter::Trace,
     };
+    let wanted = std::env::var_os(FILTER).filter(|_| !voice.quiet);
+    let filter = wanted.map(|wanted| checked(&printable(&wanted)));
     let mut builder = env_logger::Builder::new();
     builder
         .filter_level(level)
-        .parse_env("GATEWAY_LOG")
         .target(env_logger::Target::Pipe(Box::new(Soon)));
+    if let Some(Ok(filter)) = &filter {
+        builder.parse_filters(filter);
+    }
     builder.format(move |out, record| {
         let text = record.args().to_string();
         let dated = if journal || record.level() <= Level::Warn {
@@ -93,6 +102,34 @@ pub fn start_diary(verbose: u8, quiet: bool) {
         out.write_all(line(journal, record.level(), &dated).as_bytes())
     });
     builder.init();
+    if let Some(Err(why)) = filter {
+        log::warn!("{why}");
+    }
+}
+
+/// What env_logger understands; it would print its own warning, and wait for a full pipe.
+fn checked(filter: &str) -> Result<String, String> {
+    let (directives, text) = filter.split_once('/').unwrap_or((filter, ""));
+    let wrong = directives
+        .split(',')
+        .map(str::trim)
+        .find(|directive| !is_directive(directive))
+        .or(text.contains('/').then_some(text));
+    match wrong {
+        None => Ok(filter.to_owned()),
+        Some(wrong) => Err(format!(
+            "{FILTER} is ignored: {wrong:?} is no level; give off, error, warn, info, debug or trace"
+        )),
+    }
+}
+
+/// A level, or a module of ours with one. Nothing else writes to the diary.
+fn is_directive(directive: &str) -> bool {
+    let is_level = |word: &str| word.trim().parse::<LevelFilter>().is_ok();
+    match directive.split_once('=') {
+        Some((module, level)) => module.starts_with("gateway") && is_level(level),
+        None => directive.is_empty() || directive.starts_with("gateway") || is_level(directive),
+    }
 }
 
 fn dated(text: &str) -> String {
@@ -195,6 +232,30 @@ impl Write for Soon {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_is_understood_or_named() {
+        for good in [
+            "info",
+            "OFF",
+            "",
+            "gateway_lock=debug, warn",
+            "gateway_lock::takeover",
+            "trace/lock",
+        ] {
+            assert_eq!(checked(good), Ok(good.to_owned()), "{good}");
+        }
+        for (bad, named) in [
+            ("verbose", "verbose"),
+            ("info,gateway=loud", "gateway=loud"),
+            ("nonsense=", "nonsense="),
+            ("gateway=info=1", "gateway=info=1"),
+            ("info/a/b", "a/b"),
+        ] {
+            let why = checked(bad).unwrap_err();
+            assert!(why.contains(&format!("{named:?}")), "{why}");
+        }
+    }
 
     #[test]
     fn the_journal_gets_priorities_and_people_get_our_name() {

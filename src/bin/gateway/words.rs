@@ -66,10 +66,15 @@ pub fn quoted(word: &OsStr) -> String {
     }
 }
 
+/// A command line, as it can be typed.
+pub fn command_line(argv: &[OsString]) -> String {
+    let words: Vec<String> = argv.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
+}
+
 /// A command line, cut to a readable length.
 pub fn command(argv: &[OsString]) -> String {
-    let words: Vec<String> = argv.iter().map(|word| quoted(word)).collect();
-    let mut line = words.join(" ");
+    let mut line = command_line(argv);
     if line.chars().count() > LONGEST_COMMAND {
         line = line.chars().take(LONGEST_COMMAND).collect();
         line.push('…');
