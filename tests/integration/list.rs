@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::harness::{Locker, MountSpace, Process, SOON, Scene, as_nobody, until, wait_until};
+use crate::harness::{
+    Locker, MountSpace, Process, SOON, Scene, as_nobody, in_pid_namespace, until, wait_until,
+};
 
 fn listed(scene: &Scene) -> Vec<Value> {
     let output = scene.finish_command(scene.bare(["list", "--json"]));
@@ -196,27 +198,59 @@ fn only_what_a_name_finds_has_a_name() {
     });
     let words: Vec<&str> = outside.split_whitespace().take(2).collect();
     assert_eq!(words, ["-", "held"], "{outside}");
-    // What is advised works.
-    for (place, typed) in [(false, "-n web"), (true, &format!("-f {path}"))] {
-        let output = ask(&["status"], place).output();
-        output.assert_code(3);
-        let advice = format!("gateway {typed} status");
-        assert!(output.stdout.contains(&advice), "{output:?}");
-    }
+}
+
+/// Runs a script where no other gateway of the machine is seen, with a `/var/lib` of its own.
+fn alone(scene: &Scene, script: &str) -> String {
+    let mut command = scene.command("sh");
+    let script = format!(
+        "set -e\nmount -t tmpfs tmpfs /var/lib\nunset GATEWAY_STATE_DIR\n\
+         held() {{ until \"$GATEWAY\" \"$@\" status | grep -q ^held; do sleep 0.01; done; }}\n\
+         {script}\n"
+    );
+    command
+        .args(["-c", &script])
+        .env("GATEWAY", scene.program());
+    let output = scene.finish_command(in_pid_namespace(scene, &command));
+    output.assert_code(0);
+    output.stdout
+}
+
+/// What is advised finds what it speaks of, here and now.
+#[test]
+fn the_other_gateways_are_named_by_what_finds_them() {
+    let scene = Scene::new();
+    let said = alone(
+        &scene,
+        "\"$GATEWAY\" -n web run -- sleep infinity &\nheld -n web\n\
+         \"$GATEWAY\" status || true\n\
+         GATEWAY_STATE_DIR=$SCENE/state \"$GATEWAY\" status || true",
+    );
+    let others: Vec<&str> = said
+        .lines()
+        .filter_map(|line| Some(line.split_once("other gateways run: ")?.1))
+        .collect();
+    assert_eq!(
+        others,
+        [
+            "gateway -n web status",
+            "gateway -f /var/lib/gateway/web/gateway.pid status"
+        ],
+        "{said}"
+    );
 }
 
 #[test]
 fn a_path_in_an_advice_can_be_typed() {
     let scene = Scene::new();
+    let said = alone(
+        &scene,
+        "\"$GATEWAY\" -f 'a b/gateway.pid' run -- sleep infinity &\n\
+         held -f 'a b/gateway.pid'\n\"$GATEWAY\" status || true",
+    );
     let path = scene.path("a b/gateway.pid");
-    let mut command = scene.bare(["-f"]);
-    command.arg(&path).args(["run", "--", "sleep", "infinity"]);
-    let _holder = scene.spawn(command);
-    let advice = format!("gateway -f '{}' status", path.display());
-    wait_until("it is advised", SOON, || {
-        let output = scene.finish_command(scene.bare(["status"]));
-        output.stdout.contains(&advice)
-    });
+    let advice = format!("gateway -f '{}' status\n", path.display());
+    assert!(said.contains(&advice), "{said}");
 }
 
 #[test]

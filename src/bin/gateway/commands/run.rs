@@ -275,10 +275,10 @@ fn how(acquired: &Acquired) -> String {
     }
 }
 
-/// Why the lock was free: a crash is worth a word in the diary.
+/// Why the lock was free, if nobody was asked: a crash is worth a word in the diary.
 fn after(acquired: &Acquired) -> String {
     match acquired.last.record() {
-        Some(record) if record.end.is_none() && !record.exec => {
+        Some(record) if record.end.is_none() && !record.exec && acquired.replaced.is_empty() => {
             format!(
                 "; the last run, {}, ended without a word",
                 words::process(record.pid, &words::words(record.command()))
