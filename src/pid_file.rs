@@ -292,7 +292,7 @@ impl PidFile {
         step: &mut dyn FnMut(Progress),
     ) -> Result<Wait> {
         let path = std::path::absolute(&self.path).map_err(|error| {
-            let shown = record::printable(self.path.as_os_str());
+            let shown = crate::text::printable(self.path.as_os_str());
             Error::new(ErrorKind::PidFile, format!("cannot make {shown} absolute")).because(error)
         })?;
         let mut told = |progress: acquire::Progress<'_>| step(translate(&progress, &path));

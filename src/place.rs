@@ -181,7 +181,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         )));
     }
     std::path::absolute(path).map_err(|error| {
-        let shown = crate::record::printable(path.as_os_str());
+        let shown = crate::text::printable(path.as_os_str());
         Error::new(ErrorKind::PidFile, format!("cannot make {shown} absolute")).because(error)
     })
 }

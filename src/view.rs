@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::holder::{self, Holder, Locker, Sighting};
-use crate::lock::OpenFile;
+use crate::lock::{FileId, OpenFile};
 use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
 use crate::wait::{Watched, sleep};

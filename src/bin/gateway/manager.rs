@@ -6,8 +6,8 @@ use gateway_lock::acquire::{self, Progress};
 use gateway_lock::claim::{Contest, Finding};
 use gateway_lock::holder::Sighting;
 use gateway_lock::notify::{Notifier, watchdog_interval};
-use gateway_lock::process::Signal;
 use gateway_lock::record::Record;
+use gateway_lock::signal::Signal;
 use gateway_lock::supervise::{Ended, Happening};
 use gateway_lock::takeover::Mode;
 use gateway_lock::time::Limit;
@@ -199,6 +199,9 @@ impl ServiceManager {
             }
             Finding::Contested(Contest::Unusable(_)) => {
                 self.status("the pid file is not what was written, and cannot be put back yet");
+            }
+            Finding::Contested(Contest::OwnWrite(_)) => {
+                self.status("the record cannot be written; trying again");
             }
             Finding::Lost(theirs) => self.enter(format!(
                 "the pid file was taken by pid {}; stopping",

@@ -9,12 +9,12 @@ use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::holder::{Holder, Locker, Sighting};
 use gateway_lock::place::Choice;
 use gateway_lock::process::Pid;
-use gateway_lock::record::{Asker, End, Manager, Reason, Record, Timestamp};
+use gateway_lock::record::{Asker, End, Manager, Reason, Record};
 use gateway_lock::supervise::Why;
 use gateway_lock::survivors::{Ended, Survivor};
 use gateway_lock::takeover::{Bar, Mode, Refusal};
 use gateway_lock::text::{Text, printable};
-use gateway_lock::time::Limit;
+use gateway_lock::time::Timestamp;
 use gateway_lock::user::user_name;
 
 /// A command line is shown no longer than this.

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use gateway_lock::Result;
 use gateway_lock::census;
-use gateway_lock::directory::SYSTEM_PLACE;
 use gateway_lock::holder::{Holder, Locker};
 use gateway_lock::place::Surroundings;
 use gateway_lock::process::Pid;

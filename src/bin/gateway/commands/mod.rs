@@ -9,7 +9,7 @@ use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::place::{Choice, Surroundings};
 use gateway_lock::signals::Signals;
 use gateway_lock::takeover::Mode;
-use gateway_lock::{census, variables};
+use gateway_lock::{Result, census, variables};
 
 use crate::cli::Global;
 use crate::exit::{CANNOT_REPLACE, Verdict};

@@ -15,7 +15,6 @@ use gateway_lock::signal::Signal;
 use gateway_lock::signals::Signals;
 use gateway_lock::supervise::{self, Attendant, Cause, Ended, Happening};
 use gateway_lock::takeover::{Mode, Rules};
-use gateway_lock::time::Limit;
 use gateway_lock::wait::Interrupt;
 
 use crate::cli::{Notify, Run};

@@ -4,9 +4,9 @@ use std::io::Write;
 
 use gateway_lock::Error;
 use gateway_lock::holder::Holder;
-use gateway_lock::process::Signal;
-use gateway_lock::record::{End, Manager, Payload, Record, printable};
-use gateway_lock::text::Text;
+use gateway_lock::record::{End, Manager, Payload, Record};
+use gateway_lock::signal::Signal;
+use gateway_lock::text::{Text, printable};
 use gateway_lock::time::{Limit, Timestamp};
 use gateway_lock::view::{self, State, View};
 use serde::Serialize;
