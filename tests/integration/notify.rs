@@ -85,6 +85,8 @@ fn assert_a_life_is_told(scene: &Scene, manager: &Manager) {
         [
             "STOPPING=1",
             "STATUS=stopping on TERM\nEXTEND_TIMEOUT_USEC=35000000",
+            // The sleep that it waits in.
+            "STATUS=COMMAND has ended and left 1 process, to be ended",
             "STATUS=COMMAND ended, exit 0"
         ]
     );
