@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, statat};
 use rustix::io::Errno;
 
 use crate::directory::create_directories;
@@ -426,7 +426,31 @@ fn create(path: &Path) -> Result<File, Errno> {
     if rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_mode & 0o777 != 0o600) {
         rustix::fs::fchmod(&file, mode)?;
     }
+    if rustix::process::geteuid().is_root() {
+        give_to_the_owner_of_the_directory(&file, path)?;
+    }
     Ok(file)
+}
+
+/// What root makes in somebody's directory is theirs: a service's user could not open root's file,
+/// and every start of it would fail until somebody removed the file.
+fn give_to_the_owner_of_the_directory(file: &File, path: &Path) -> Result<(), Errno> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, Mode::empty())?;
+    let owner = rustix::fs::fstat(&directory)?;
+    // Whoever may rename the directories above could lead us from one to another in between: only
+    // the one that has this very file counts.
+    let there = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW);
+    let is_ours = |file| there.is_ok_and(|there| FileId::of(&there) == FileId::of(&file));
+    if owner.st_uid == 0 || !is_ours(rustix::fs::fstat(file)?) {
+        return Ok(());
+    }
+    let uid = rustix::fs::Uid::from_raw(owner.st_uid);
+    let gid = rustix::fs::Gid::from_raw(owner.st_gid);
+    rustix::fs::fchown(file, Some(uid), Some(gid))
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {

@@ -136,11 +136,10 @@ impl Survivor {
         self.pinned.exited()
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Whether it was sent: it may be gone, or not be ours to signal.
+    fn signal(&self, signal: Signal) -> bool {
         let same = Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
-        if self.tie.is_sure() && same {
-            let _ = self.pinned.signal(signal);
-        }
+        self.tie.is_sure() && same && self.pinned.signal(signal).is_ok()
     }
 }
 
@@ -680,8 +679,8 @@ fn press_one(survivor: &Survivor, kill: bool, asked: &mut Vec<Ended>) {
     let known = asked.iter().any(|ended| ended.pid == survivor.pid());
     if kill {
         survivor.signal(Signal::KILL);
-    } else if !known {
-        survivor.signal(Signal::TERM);
+    } else if !known && survivor.signal(Signal::TERM) {
+        // Within a session SIGCONT reaches even those whom nothing else may (kill(2)).
         survivor.signal(Signal::CONT);
     }
     if !known {

@@ -207,3 +207,32 @@ fn an_ordinary_users_stop_that_kills_ends_its_payload() {
     holder.end();
     assert!(!exists(payload) && scene.record().is_ended());
 }
+
+/// Root's run in a service's directory: the file that it makes there, or puts back, is the service
+/// user's to open.
+#[test]
+fn what_root_makes_in_somebodys_directory_is_theirs() {
+    use std::os::unix::fs::MetadataExt;
+    let scene = open_scene();
+    let directory = scene.path("theirs");
+    fs::create_dir(&directory).unwrap();
+    chown(&directory, Some(NOBODY), Some(NOBODY)).unwrap();
+    let file = directory.join("gateway.pid");
+    let path = file.to_str().unwrap();
+    let payload = scene.payload(Payload::Plain);
+    let mut command = scene.bare(["-f", path, "run", "--", &payload]);
+    let roots = scene.spawn(command);
+    let is_theirs =
+        || fs::metadata(&file).is_ok_and(|file| (file.uid(), file.gid()) == (NOBODY, NOBODY));
+    wait_until("root's file is theirs", SOON, is_theirs);
+    wait_until("root's payload runs", SOON, || {
+        !scene.started_payloads().is_empty()
+    });
+    fs::remove_file(&file).unwrap();
+    wait_until("the claim is put back, and theirs", SOON, is_theirs);
+    roots.signal(crate::harness::Signal::TERM);
+    let mut roots = roots;
+    roots.end();
+    command = crate::harness::as_nobody(&scene, &scene.bare(["-f", path, "run", "--", "true"]));
+    scene.finish_command(command).assert_code(0);
+}
