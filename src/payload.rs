@@ -105,7 +105,7 @@ fn check(program: &Path) -> Result<PathBuf> {
             "chmod +x {shown}, or name its interpreter: sh {shown}"
         ))
     })?;
-    check_interpreter(program)?;
+    check_format(program)?;
     Ok(program.to_path_buf())
 }
 
@@ -118,15 +118,27 @@ fn not_executable(shown: &str, cause: impl Into<io::Error>) -> Error {
     .because(cause)
 }
 
-/// A script needs the program that its first line names (execve(2)): that is looked at, too, so that
-/// nobody is asked to go for a script that cannot run. What cannot be read is left to the kernel.
-fn check_interpreter(program: &Path) -> Result<()> {
+/// What the file begins with is looked at, too, so that nobody is asked to go for a command that cannot
+/// run. What cannot be read is left to the kernel.
+fn check_format(program: &Path) -> Result<()> {
     use std::io::Read;
     let mut head = Vec::new();
     let read = std::fs::File::open(program).and_then(|file| file.take(256).read_to_end(&mut head));
-    let Some(line) = read.ok().and_then(|_| head.strip_prefix(b"#!")) else {
+    if read.is_err() {
         return Ok(());
-    };
+    }
+    match (head.strip_prefix(b"#!"), no_program(&head)) {
+        (Some(line), _) => check_interpreter(program, line),
+        (None, Some(why)) if !other_formats_may_be_known() => {
+            let shown = printable(program.as_os_str());
+            Err(not_executable(&shown, io::Error::other(why)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A script needs the program that its first line names (execve(2)).
+fn check_interpreter(program: &Path, line: &[u8]) -> Result<()> {
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let mut words = line
         .split(|byte| byte.is_ascii_whitespace())
@@ -142,6 +154,56 @@ fn check_interpreter(program: &Path) -> Result<()> {
         not_executable(&format!("{script}: its interpreter {missing}"), errno)
             .advise("look at its first line")
     })
+}
+
+/// Why the kernel would not execute a file that begins so (ENOEXEC, execve(2)). What then is text is
+/// given to the shell, as execvp(3) does; what has a zero byte in its first line is no text.
+fn no_program(head: &[u8]) -> Option<&'static str> {
+    if head.starts_with(b"\x7fELF") {
+        return no_elf_program(head);
+    }
+    let first_line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    first_line
+        .contains(&0)
+        .then_some("it is neither a program nor a script")
+}
+
+/// elf(5): the class is byte 4, the type and the machine are the two halves at 16 and 18.
+fn no_elf_program(head: &[u8]) -> Option<&'static str> {
+    let wide = match head.get(4) {
+        Some(1) => false,
+        Some(2) => true,
+        _ => return Some("it is a damaged program"),
+    };
+    if head.len() < if wide { 64 } else { 52 } {
+        return Some("it is a damaged program: it ends in its header");
+    }
+    let half = |at: usize| u16::from_ne_bytes([head[at], head[at + 1]]);
+    let (kind, machine) = (half(16), half(18));
+    if !MACHINES.is_empty() && !MACHINES.contains(&(wide, machine)) {
+        return Some("it is a program for another kind of machine");
+    }
+    // ET_EXEC and ET_DYN.
+    (!matches!(kind, 2 | 3)).then_some("it is a part of a program, and cannot run by itself")
+}
+
+/// What a kernel for us may run, by class and `e_machine` (elf(5)); nothing: not known here.
+const MACHINES: &[(bool, u16)] = if cfg!(any(target_arch = "x86_64", target_arch = "x86")) {
+    &[(true, 62), (false, 62), (false, 3)]
+} else if cfg!(any(target_arch = "aarch64", target_arch = "arm")) {
+    &[(true, 183), (false, 183), (false, 40)]
+} else {
+    &[]
+};
+
+/// Whether the kernel was told of other formats (binfmt_misc): then it may run what it could not.
+fn other_formats_may_be_known() -> bool {
+    let own = |name: &OsStr| name == "register" || name == "status";
+    let told = std::fs::read_dir("/proc/sys/fs/binfmt_misc");
+    told.into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| !own(&entry.file_name()))
 }
 
 /// What the command gets beside our own environment.
@@ -428,5 +490,43 @@ mod tests {
         assert_eq!(kind(""), ErrorKind::CommandNotFound);
         assert_eq!(kind("/etc/passwd"), ErrorKind::CommandNotExecutable);
         assert_eq!(kind("/etc"), ErrorKind::CommandNotExecutable);
+    }
+
+    /// The head of a 64-bit program for the machine that we were built for.
+    fn own_head() -> Vec<u8> {
+        let mut head = std::fs::read("/proc/self/exe").unwrap();
+        head.truncate(256);
+        head
+    }
+
+    #[test]
+    fn what_the_kernel_runs_and_what_the_shell_reads_may_be_a_program() {
+        assert_eq!(no_program(&own_head()), None);
+        for text in [
+            &b""[..],
+            b"echo a\n",
+            b"#!/bin/sh\n\0",
+            b"echo a\nexit\n\0\0",
+        ] {
+            assert_eq!(no_program(text), None, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn what_nothing_can_run_is_no_program() {
+        let changed = |at: usize, byte: u8| {
+            let mut head = own_head();
+            head[at] = byte;
+            head
+        };
+        // No class; a part of a program (ET_REL); junk.
+        for head in [changed(4, 0), changed(16, 1), b"\x01\0\x02".to_vec()] {
+            assert!(no_program(&head).is_some());
+        }
+        // EM_SPARC.
+        assert_eq!(no_program(&changed(18, 2)).is_some(), !MACHINES.is_empty());
+        for end in 4..52 {
+            assert!(no_program(&own_head()[..end]).is_some(), "{end} bytes");
+        }
     }
 }
