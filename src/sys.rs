@@ -369,10 +369,31 @@ fn follow(plan: &Upbringing) -> io::Result<()> {
 /// the parent is still the one that forked us is looked at once more.
 fn die_with(parent: rustix::process::Pid) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    if rustix::process::getppid() == Some(parent) {
-        return Ok(());
+    match rustix::process::getppid() {
+        Some(now) if now == parent => return Ok(()),
+        // It is in another pid namespace: who was told to have its children in a new one (unshare(2),
+        // CLONE_NEWPID) has no number there. /proc has one, if it is that of the parent's namespace.
+        None if parent_in_proc() == Some(parent.as_raw_nonzero().get()) => return Ok(()),
+        _ => {}
     }
     Err(io::Error::from_raw_os_error(libc::ECHILD))
+}
+
+/// Our parent, as `/proc` numbers it: the second word behind the name in `/proc/self/stat`
+/// (proc_pid_stat(5)). Plain system calls only, on memory of this stack: see [`Image::start`].
+fn parent_in_proc() -> Option<c_int> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(c"/proc/self/stat", flags, Mode::empty()).ok()?;
+    let mut bytes = [0; 512];
+    let length = rustix::io::read(&file, &mut bytes).ok()?;
+    parent_of(&bytes[..length])
+}
+
+fn parent_of(stat: &[u8]) -> Option<c_int> {
+    let behind_name = stat.rsplit(|byte| *byte == b')').next()?;
+    let word = behind_name.split(|byte| *byte == b' ').nth(2)?;
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 /// The sender that a signal's `siginfo_t` names: `si_code`, `si_pid`, `si_uid`.
@@ -478,6 +499,16 @@ mod tests {
         assert_eq!(disposition(libc::SIGTTOU), Disposition::Ignored);
         set_disposition(libc::SIGTTOU, Disposition::Default);
         assert_eq!(disposition(libc::SIGTTOU), Disposition::Default);
+    }
+
+    #[test]
+    fn the_parent_is_found_behind_any_name() {
+        assert_eq!(parent_of(b"42 (a) R 1) S 7 42 42 0"), Some(7));
+        for torn in [&b""[..], b"42 (a) S", b"42 (a) S x 1"] {
+            assert_eq!(parent_of(torn), None);
+        }
+        let ours = rustix::process::getppid().unwrap().as_raw_nonzero().get();
+        assert_eq!(parent_in_proc(), Some(ours));
     }
 
     #[test]
