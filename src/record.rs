@@ -323,7 +323,7 @@ fn decode_record(bytes: &[u8]) -> Option<Record> {
     } else {
         decode_pid(first)? == record.pid
     };
-    let sound = record.format >= 1 && record.generation < MAX_EXACT && is_run_id(&record.run_id);
+    let sound = record.format >= 1 && record.generation <= MAX_EXACT && is_run_id(&record.run_id);
     (agrees && sound).then_some(record)
 }
 
@@ -372,10 +372,12 @@ pub fn new_run_id() -> crate::Result<String> {
     Ok(format!("{:032x}", u128::from_be_bytes(bits)))
 }
 
-/// The generation after `last`: unix microseconds, unless that would not grow.
+/// The generation after `last`: unix microseconds, unless that would not grow. A last one that cannot
+/// grow any more counts as none: what is written can be read again.
 #[must_use]
 pub fn next_generation(last: Option<u64>) -> u64 {
-    last.map_or(0, |last| last + 1).max(unix_micros())
+    let grown = last.filter(|last| *last < MAX_EXACT).map(|last| last + 1);
+    grown.unwrap_or(0).max(unix_micros())
 }
 
 /// JSON without one byte of white space: blanks in strings become `\u0020`. (serde writes all
@@ -588,18 +590,26 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_generation_that_could_not_grow_is_unreadable() {
-        let record = Record {
-            generation: MAX_EXACT,
-            ..example()
+    fn a_generation_is_read_up_to_the_last_exact_number() {
+        let decoded = |generation| {
+            let record = Record {
+                generation,
+                ..example()
+            };
+            Contents::decode(&record.encode())
         };
-        assert_eq!(Contents::decode(&record.encode()), Contents::Unreadable);
+        assert!(decoded(MAX_EXACT).record().is_some());
+        assert_eq!(decoded(MAX_EXACT + 1), Contents::Unreadable);
     }
 
     #[test]
     fn generations_grow_also_when_the_clock_was_set_back() {
         let far = MAX_EXACT - 10;
         assert_eq!(next_generation(Some(far)), far + 1);
+        assert_eq!(next_generation(Some(MAX_EXACT - 1)), MAX_EXACT);
+        for stuck in [MAX_EXACT, MAX_EXACT + 1, u64::MAX] {
+            assert!(next_generation(Some(stuck)) < MAX_EXACT, "{stuck}");
+        }
         assert!(next_generation(None) > 1_795_000_000_000_000);
     }
 
