@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::directory::create_directories;
 pub use crate::directory::is_on_the_network;
 use crate::procfs::PROC_NEEDED;
-use crate::record::{Contents, MAX_SIZE};
+use crate::record::{Contents, MAX_SIZE, begins_as_record};
 use crate::text::printable;
 use crate::unusable::{ANOTHER_PATH, MAKE_ROOM, explain, refuse_unlikely};
 use crate::{Error, Result, sys};
@@ -148,14 +148,17 @@ impl OpenFile {
     }
 
     /// A hard link may lead to anybody's file: one that has another name is used only if it is
-    /// empty or was written as a pid file.
+    /// empty or was written as a pid file, be it only in part.
     fn refuse_strange_link(&self) -> Result<()> {
-        match self.read()? {
-            Contents::Unreadable => Err(Error::pid_file("will not use", &self.path)
-                .because(io::Error::other(
-                    "it has another name, too (a hard link), and was not written by us",
-                ))
-                .advise(ANOTHER_PATH)),
+        let bytes = self.bytes()?;
+        match Contents::decode(&bytes) {
+            Contents::Unreadable if !begins_as_record(&bytes) => {
+                Err(Error::pid_file("will not use", &self.path)
+                    .because(io::Error::other(
+                        "it has another name, too (a hard link), and was not written by us",
+                    ))
+                    .advise(ANOTHER_PATH))
+            }
             _ => Ok(()),
         }
     }

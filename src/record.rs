@@ -308,6 +308,21 @@ impl Contents {
     }
 }
 
+/// Whether the bytes begin as a record does, though they may be torn anywhere: by a kill in the middle
+/// of the write, which may have gone over an older record.
+#[must_use]
+pub fn begins_as_record(bytes: &[u8]) -> bool {
+    const HEAD: &[u8] = b"{\"format\":";
+    let digits = bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    match bytes[digits..].strip_prefix(b"\n") {
+        Some(rest) => rest.starts_with(HEAD) || HEAD.starts_with(rest),
+        None => digits > 0 && digits == bytes.len(),
+    }
+}
+
 fn decode_record(bytes: &[u8]) -> Option<Record> {
     let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
     let (first, second) = (lines.next()?, lines.next()?);
@@ -510,6 +525,31 @@ pub(crate) mod tests {
         let ended = ended().encode();
         for end in 1..ended.len() {
             assert!(!is_known(&ended[..end]), "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_a_record_begins_as_one_and_strangers_do_not() {
+        for bytes in [example().encode(), ended().encode()] {
+            for end in 1..bytes.len() {
+                let torn = &bytes[..end];
+                assert!(begins_as_record(torn), "{}", String::from_utf8_lossy(torn));
+            }
+            let over_another = [&bytes[..50], b"\"x\ny"].concat();
+            assert!(begins_as_record(&over_another));
+        }
+        for stranger in [
+            &b"precious\n"[..],
+            b"42 precious\n",
+            b"42\nprecious\n",
+            b"\nprecious\n",
+            b"\n\n",
+            b"42\n{\"name\":1}\n",
+            b"{\"format\":1}\n",
+            b"#!/bin/sh\n",
+            b"",
+        ] {
+            assert!(!begins_as_record(stranger));
         }
     }
 
