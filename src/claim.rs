@@ -199,10 +199,18 @@ impl Claim {
     /// once more with [`Claim::at_path`] before anything is started.
     ///
     /// # Errors
-    /// The record cannot be made or written.
+    /// The record cannot be made or written. What was in the file before is then there again, as far
+    /// as that can be written.
     pub fn stake(locked: Locked, last: &Contents, description: &Description) -> Result<Self> {
         let record = description.record(&locked, last);
-        locked.write(&record.encode())?;
+        let before = locked.bytes()?;
+        if let Err(error) = locked.write(&record.encode()) {
+            // A disk that got full in the middle: room for what was there is there.
+            if let Err(also) = locked.write(&before) {
+                log::warn!("what was there before cannot be put back: {also}");
+            }
+            return Err(error);
+        }
         Ok(Self {
             current: locked,
             earlier: Vec::new(),
@@ -629,5 +637,36 @@ mod tests {
         let claim = staked(&room.path().join("gateway.pid"));
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         assert_eq!(claim.record().host.0.to_str(), Some(host.trim_end()));
+    }
+
+    /// A file that cannot grow (F_SEAL_GROW, fcntl(2)) takes a page of a longer record, and no more: as
+    /// a disk does that gets full in the middle.
+    #[test]
+    fn a_record_that_does_not_fit_leaves_what_was_there() {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+        use std::os::unix::fs::FileExt;
+        let page = rustix::param::page_size();
+        let before = vec![b'7'; page];
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = std::fs::File::from(memfd_create("record", flags).unwrap());
+        file.write_all_at(&before, 0).unwrap();
+        fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+        let copy = file.try_clone().unwrap();
+        let Try::Locked(locked) = OpenFile::nameless(file).try_lock().unwrap() else {
+            panic!("busy")
+        };
+        let mut description = Description::of_this_process().unwrap();
+        description.argv = vec!["\u{1}".repeat(2 * page / 6).into()];
+        let record = description.record(&locked, &Contents::Empty).encode();
+        locked.write(&record).unwrap_err();
+        assert_ne!(locked.bytes().unwrap(), before, "the write tears nothing");
+        copy.write_all_at(&before, 0).unwrap();
+        Claim::stake(locked, &Contents::Empty, &description).unwrap_err();
+        let mut after = vec![0; page];
+        copy.read_exact_at(&mut after, 0).unwrap();
+        assert_eq!(
+            (after, copy.metadata().unwrap().len()),
+            (before, page as u64)
+        );
     }
 }

@@ -335,6 +335,14 @@ impl OpenFile {
         Ok(())
     }
 
+    /// A file that no path leads to.
+    #[cfg(test)]
+    pub(crate) fn nameless(file: File) -> Self {
+        let id = FileId::of(&rustix::fs::fstat(&file).unwrap());
+        let path = PathBuf::from("/nowhere");
+        Self { file, id, path }
+    }
+
     /// The file's identity.
     #[must_use]
     pub fn id(&self) -> FileId {
