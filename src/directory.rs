@@ -1,9 +1,10 @@
 //! The pid file's directory: made where it is missing, and on what kind of file system it lies.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::Mode;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::unusable::explain;
@@ -23,31 +24,63 @@ pub(crate) fn create_directories(path: &Path) -> Result<()> {
     else {
         return Ok(());
     };
-    let mode = if directory.starts_with(SYSTEM_PLACE) {
-        0o755
-    } else {
-        0o700
-    };
+    let mode = mode_below(directory);
     let mut missing: Vec<&Path> = directory
         .ancestors()
         .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
         .collect();
     while let Some(next) = missing.pop() {
-        match rustix::fs::mkdir(next, Mode::from_raw_mode(mode)) {
-            // Whatever the umask: a directory of the system that others cannot pass would hide it.
-            Ok(()) => drop(rustix::fs::chmod(next, Mode::from_raw_mode(mode))),
+        match make(CWD, next, mode) {
             Err(Errno::EXIST) if next.exists() => {}
-            Err(Errno::EXIST) => {
-                return Err(Error::pid_file("cannot use the directory", next)
-                    .because(io::Error::other(
-                        "it is a symbolic link that leads nowhere, or no directory",
-                    ))
-                    .advise("name another path with -f PATH"));
-            }
-            Err(errno) => return Err(explain("cannot create the directory", next, errno)),
+            made => made.map_err(|errno| unusable(next, errno))?,
         }
     }
     Ok(())
+}
+
+fn mode_below(directory: &Path) -> Mode {
+    Mode::from_raw_mode(if directory.starts_with(SYSTEM_PLACE) {
+        0o755
+    } else {
+        0o700
+    })
+}
+
+/// Makes a directory with this mode, whatever the umask: one of the system that others cannot pass would
+/// hide what is in it.
+///
+/// The mode is set on what was made, not on what is at the path then: whoever may rename in there could
+/// put a link to anybody's file in its place.
+fn make(at: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<(), Errno> {
+    rustix::fs::mkdirat(at, name, mode)?;
+    // O_PATH, because a umask may have taken the right to read, too; fchmod(2) refuses such a
+    // descriptor, and its link leads to nothing else (proc_pid_fd(5)).
+    let Ok(made) = enter(at, name) else {
+        return Ok(()); // gone or replaced already: whoever needs it will see
+    };
+    let ours = |stat: &rustix::fs::Stat| stat.st_uid == rustix::process::geteuid().as_raw();
+    let differs = |stat: &rustix::fs::Stat| Mode::from_raw_mode(stat.st_mode) != mode;
+    if rustix::fs::fstat(&made).is_ok_and(|stat| ours(&stat) && differs(&stat)) {
+        let _ = rustix::fs::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), mode);
+    }
+    Ok(())
+}
+
+/// Opens a directory, and no symbolic link to one.
+fn enter(at: BorrowedFd<'_>, name: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, name, flags, Mode::empty())
+}
+
+fn unusable(directory: &Path, errno: Errno) -> Error {
+    if !matches!(errno, Errno::EXIST | Errno::NOTDIR | Errno::LOOP) {
+        return explain("cannot create the directory", directory, errno);
+    }
+    Error::pid_file("cannot use the directory", directory)
+        .because(io::Error::other(
+            "it is a symbolic link that leads nowhere, or no directory",
+        ))
+        .advise("name another path with -f PATH")
 }
 
 /// The name of the network file system that a path lies on, if it does: flock may mean less there.
