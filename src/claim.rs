@@ -6,7 +6,7 @@
 //! locked until the end, so that `mv` away and back finds us.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::holder::{self, Sighting};
@@ -177,6 +177,8 @@ pub enum Contest {
     Unusable(Error),
     /// It is our own file, and our own record cannot be written into it.
     OwnWrite(Error),
+    /// The path leads elsewhere: a directory on the way is a symbolic link now, or was moved.
+    LedElsewhere,
 }
 
 /// A writer that overwrites the record all the time is answered no more often than this.
@@ -226,7 +228,7 @@ impl Claim {
         &self.record
     }
 
-    /// The pid file, in canonical form.
+    /// The pid file, in canonical form. It stays the same.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.current.path()
@@ -347,8 +349,14 @@ impl Claim {
         if let Some(finding) = self.take_up_earlier() {
             return finding;
         }
-        let path: PathBuf = self.current.path().to_path_buf();
-        match OpenFile::open_or_create(&path).and_then(OpenFile::try_lock) {
+        // Only what the path first meant is ours to claim: whoever may write a directory on the way
+        // could lead us to any other file, and to one in any other directory.
+        let file = match OpenFile::reopen_or_create(self.path()) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Finding::Contested(Contest::LedElsewhere),
+            Err(error) => return Finding::Contested(Contest::Unusable(error)),
+        };
+        match file.try_lock() {
             // Read under the lock: nobody writes it any more.
             Ok(Try::Locked(locked)) => match locked.read() {
                 Ok(contents) => self.move_to(locked, &contents),
@@ -668,5 +676,33 @@ mod tests {
             (after, copy.metadata().unwrap().len()),
             (before, page as u64)
         );
+    }
+
+    #[test]
+    fn a_link_in_the_directorys_place_is_not_followed() {
+        let room = tempfile::tempdir().unwrap();
+        let (state, away, other) = (
+            room.path().join("state"),
+            room.path().join("away"),
+            room.path().join("other"),
+        );
+        let path = state.join("gateway.pid");
+        let mut claim = staked(&path);
+        std::fs::create_dir(&other).unwrap();
+        std::fs::rename(&state, &away).unwrap();
+        std::os::unix::fs::symlink(&other, &state).unwrap();
+        let found = claim.check().unwrap();
+        assert!(
+            matches!(found, Finding::Contested(Contest::LedElsewhere)),
+            "{found:?}"
+        );
+        assert!(!other.join("gateway.pid").exists());
+        // A link to where the file is now leads to the file.
+        std::fs::remove_file(&state).unwrap();
+        std::os::unix::fs::symlink(&away, &state).unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::Intact));
+        std::fs::remove_file(&state).unwrap();
+        assert!(matches!(claim.check().unwrap(), Finding::PutBack));
+        assert_eq!(claim.path(), path);
     }
 }

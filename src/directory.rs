@@ -1,8 +1,8 @@
 //! The pid file's directory: made where it is missing, and on what kind of file system it lies.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -70,6 +70,39 @@ fn make(at: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<(), Errno> {
 fn enter(at: BorrowedFd<'_>, name: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(at, name, flags, Mode::empty())
+}
+
+/// Opens the directory of a path in canonical form, and makes what is missing of it. Such a path has no
+/// symbolic link on the way. `None`: by now it has one, which is not followed.
+///
+/// # Errors
+/// A part cannot be opened or made, or is no directory.
+pub(crate) fn directory_without_links(path: &Path) -> Result<Option<OwnedFd>> {
+    let directory = path.parent().unwrap_or(path);
+    let mode = mode_below(directory);
+    let mut walked = PathBuf::from("/");
+    let mut at = enter(CWD, &walked).map_err(|errno| unusable(&walked, errno))?;
+    for part in directory.components().skip(1) {
+        let part = Path::new(part.as_os_str());
+        walked.push(part);
+        at = match enter_or_make(at.as_fd(), part, mode) {
+            // With O_PATH a link is opened itself, and then is no directory (open(2), O_NOFOLLOW).
+            Err(Errno::NOTDIR | Errno::LOOP) if walked.is_symlink() => return Ok(None),
+            entered => entered.map_err(|errno| unusable(&walked, errno))?,
+        };
+    }
+    Ok(Some(at))
+}
+
+fn enter_or_make(at: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<OwnedFd, Errno> {
+    match enter(at, name) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    match make(at, name, mode) {
+        Ok(()) | Err(Errno::EXIST) => enter(at, name),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn unusable(directory: &Path, errno: Errno) -> Error {

@@ -10,11 +10,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, statat};
 use rustix::io::Errno;
 
-use crate::directory::create_directories;
 pub use crate::directory::is_on_the_network;
+use crate::directory::{create_directories, directory_without_links};
 use crate::procfs::PROC_NEEDED;
 use crate::record::{Contents, MAX_SIZE, begins_as_record};
 use crate::text::printable;
@@ -106,14 +106,41 @@ impl OpenFile {
         let mut errno = Errno::AGAIN;
         // Each round lost means that somebody else made or removed the file in between.
         for _ in 0..1000 {
-            match open(path, OFlags::RDWR) {
+            match open(CWD, path, OFlags::RDWR) {
                 Err(Errno::NOENT) => {}
                 other => return Self::checked(other, path, "cannot open"),
             }
             create_directories(path)?;
-            match create(path) {
+            match create(CWD, path) {
                 Err(lost @ (Errno::EXIST | Errno::NOENT)) => errno = lost,
                 other => return Self::checked(other, path, "cannot create"),
+            }
+        }
+        Err(explain("cannot create", path, errno))
+    }
+
+    /// The same for a path in canonical form, which must lead where it led: no symbolic link is
+    /// followed anywhere on it. `None`: there is one now, or the directory was moved just now.
+    ///
+    /// # Errors
+    /// As `open_or_create`.
+    pub fn reopen_or_create(path: &Path) -> Result<Option<Self>> {
+        let Some(directory) = directory_without_links(path)? else {
+            return Ok(None);
+        };
+        let name = Path::new(path.file_name().unwrap_or_default());
+        let mut errno = Errno::AGAIN;
+        for _ in 0..1000 {
+            let opened = match open(directory.as_fd(), name, OFlags::RDWR) {
+                Err(Errno::NOENT) => create(directory.as_fd(), name),
+                other => other,
+            };
+            match opened {
+                Err(lost @ Errno::EXIST) => errno = lost,
+                other => {
+                    let file = Self::checked(other, path, "cannot open")?;
+                    return Ok((file.path == path).then_some(file));
+                }
             }
         }
         Err(explain("cannot create", path, errno))
@@ -124,7 +151,7 @@ impl OpenFile {
     /// # Errors
     /// As `open_or_create`.
     pub fn open_existing(path: &Path) -> Result<Option<Self>> {
-        match open(path, OFlags::RDONLY) {
+        match open(CWD, path, OFlags::RDONLY) {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             other => Self::checked(other, path, "cannot open").map(Some),
         }
@@ -413,14 +440,14 @@ impl std::ops::Deref for Locked {
     }
 }
 
-fn open(path: &Path, access: OFlags) -> Result<File, Errno> {
+fn open(at: BorrowedFd<'_>, path: &Path, access: OFlags) -> Result<File, Errno> {
     // A device may do something when it is opened, so it is looked at first.
-    let stat = rustix::fs::lstat(path)?;
+    let stat = rustix::fs::statat(at, path, AtFlags::SYMLINK_NOFOLLOW)?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device() {
         return Err(Errno::NXIO);
     }
     let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let open = |flags| retry(|| rustix::fs::open(path, flags, Mode::empty())).map(File::from);
+    let open = |flags| retry(|| rustix::fs::openat(at, path, flags, Mode::empty())).map(File::from);
     // Looking changes nothing, not even the time of the last look; only the owner may ask for that
     // (open(2), O_NOATIME: EPERM for anybody else without CAP_FOWNER).
     match open(flags | OFlags::NOATIME) {
@@ -429,28 +456,36 @@ fn open(path: &Path, access: OFlags) -> Result<File, Errno> {
     }
 }
 
-fn create(path: &Path) -> Result<File, Errno> {
+fn create(at: BorrowedFd<'_>, path: &Path) -> Result<File, Errno> {
     let mode = Mode::RUSR | Mode::WUSR;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = File::from(retry(|| rustix::fs::open(path, flags, mode))?);
+    let file = File::from(retry(|| rustix::fs::openat(at, path, flags, mode))?);
     // An odd umask may have taken our own bits: 0600 means 0600.
     if rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_mode & 0o777 != 0o600) {
         rustix::fs::fchmod(&file, mode)?;
     }
     if rustix::process::geteuid().is_root() {
-        give_to_the_owner_of_the_directory(&file, path)?;
+        give_to_the_owner_of_the_directory(&file, at, path)?;
     }
     Ok(file)
 }
 
 /// What root makes in somebody's directory is theirs: a service's user could not open root's file,
 /// and every start of it would fail until somebody removed the file.
-fn give_to_the_owner_of_the_directory(file: &File, path: &Path) -> Result<(), Errno> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+fn give_to_the_owner_of_the_directory(
+    file: &File,
+    at: BorrowedFd<'_>,
+    path: &Path,
+) -> Result<(), Errno> {
+    let Some(name) = path.file_name() else {
         return Ok(());
     };
+    let named = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(directory, flags, Mode::empty())?;
+    let parent = named.unwrap_or(Path::new("."));
+    let directory = rustix::fs::openat(at, parent, flags, Mode::empty())?;
     let owner = rustix::fs::fstat(&directory)?;
     // Whoever may rename the directories above could lead us from one to another in between: only
     // the one that has this very file counts.

@@ -229,6 +229,9 @@ fn tell_finding(voice: &Voice, path: &str, finding: &Finding) {
         Finding::Contested(Contest::OwnWrite(error)) => {
             voice.fault(&format!("cannot write the record of {path}: {}; trying again", cause(error)));
         }
+        Finding::Contested(Contest::LedElsewhere) => {
+            voice.fault(&format!("{path} leads elsewhere now: a directory on the way was moved, or replaced by a symbolic link; nothing is written there, and the lock is held"));
+        }
         Finding::Lost(theirs) => voice.fault(&format!(
             "{path} was taken by {}; stopping, and ending with {LOST}",
             words::process(theirs.pid, &words::words(theirs.command()))
