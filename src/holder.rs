@@ -3,30 +3,30 @@
 //! The record is a hint. Before anybody is called the holder, the process is pinned by a pidfd and
 //! *then* shown to have this very file open with the lock on it, in one of two ways:
 //!
-//! 1. `/proc/PID/fdinfo/N` has a `lock:` line for an exclusive flock (proc_pid_fdinfo(5)) and
-//!    `/proc/PID/fd/N` is our device and inode by `stat`.
+//! 1. `/proc/PID/fdinfo/N` has a `lock:` line for an exclusive flock (proc_pid_fdinfo(5)) that names
+//!    the process itself as its taker, and `/proc/PID/fd/N` is our device and inode by `stat`. (A bare
+//!    number that only we can have written is believed of somebody else's lock, too.)
 //! 2. Where its descriptors may not be read: `/proc/locks` names it as the taker of the lock
 //!    (proc_locks(5)), *and* the record names it with its actual start time and boot id.
 //!
 //! Device numbers printed in `/proc` differ from `stat`'s on btrfs and others, and are only ever
 //! compared with each other.
 
+use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::kernel_locks::{fdinfo_has_exclusive_flock, fdinfo_has_lease, printed_device, takers};
+use crate::descriptors::{Descriptors, LockedFile, Taking, descriptor_with_lock, locked_files};
 pub use crate::kernel_locks::{parse_locks, table_of_locks, taker_of};
-use crate::lock::{FileId, OpenFile};
+use crate::kernel_locks::{printed_device, takers};
+use crate::lock::{Authority, Features, FileId, OpenFile};
 use crate::process::{self, Pid, Pinned, Stat};
 use crate::procfs::{read_bounded, unless_absent};
 use crate::record::{Contents, Record};
 use crate::signal::Signal;
-use crate::unusable::may_be_pid_file;
-use crate::{Error, Result, record};
+use crate::{Error, Result};
 
 /// A process proven to have the lock, and pinned.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Holder {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Way {
     /// By its descriptor.
-    Descriptor,
+    Descriptor(Taking),
     /// By the kernel's table of locks; the device is the one that table prints for our file.
     Table { device: String },
 }
@@ -169,15 +169,17 @@ impl Holder {
     pub fn is_dying(&self) -> bool {
         self.pinned.exited()
             || process::has_pending_kill(self.pid())
-            || Stat::of(self.pid()).is_some_and(|stat| stat.is_exiting())
+            || Stat::of(self.pid()).is_some_and(|stat| is_on_its_way_out(&stat))
     }
 
     /// Whether it certainly holds no more: it has ended, or its descriptors can be read and none has
     /// the lock. That it could not be looked at just now is no such thing.
     #[must_use]
     pub fn has_let_go(&self) -> bool {
-        let without = || descriptor_with_lock(self.pid(), self.file) == Descriptors::NotLocked;
-        self.pinned.exited() || self.way == Way::Descriptor && without()
+        let without = || {
+            descriptor_with_lock(self.pid(), self.file, Taking::Anybodys) == Descriptors::NotLocked
+        };
+        self.pinned.exited() || matches!(self.way, Way::Descriptor(_)) && without()
     }
 
     /// The proof, made again from the start.
@@ -185,7 +187,9 @@ impl Holder {
     pub fn still_holds(&self) -> bool {
         let same = || Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
         let holds = || match &self.way {
-            Way::Descriptor => descriptor_with_lock(self.pid(), self.file) == Descriptors::Locked,
+            Way::Descriptor(taking) => {
+                descriptor_with_lock(self.pid(), self.file, *taking) == Descriptors::Locked
+            }
             Way::Table { device } => takers(device, self.file.inode).contains(&self.pid()),
         };
         !self.pinned.exited() && same() && holds()
@@ -252,18 +256,36 @@ fn prove_named(file: &OpenFile, contents: &Contents) -> Result<Option<Holder>> {
             if !numbers_mean_the_same(record) || !may_speak_of(record, file.id())? {
                 return Ok(None);
             }
-            prove(record.pid, Named::Record(record), file.id(), Some(file))
+            let evidence = Evidence::OwnDescriptorOrTable(file);
+            prove(record.pid, Named::Record(record), file.id(), evidence)
         }
-        Contents::Hint(hint) => prove(hint.pid, Named::Hint(hint.start_time), file.id(), None),
+        Contents::Hint(hint) => {
+            let named = Named::Hint(hint.start_time);
+            prove(hint.pid, named, file.id(), evidence_for_hint(file)?)
+        }
         Contents::Empty | Contents::Unreadable => Ok(None),
     }
+}
+
+/// Who daemonizes after it has locked its pid file and before it has written it (pidfile(3) of the BSDs)
+/// is not the taker: that is believed where nobody else can have written the number.
+fn evidence_for_hint(file: &OpenFile) -> Result<Evidence<'_>> {
+    Ok(match file.authority()? {
+        Authority::OverAll => Evidence::AnyDescriptor,
+        Authority::Over(_) => Evidence::OwnDescriptor,
+    })
 }
 
 /// A holder in a pid namespace below ours: the record has its number *there*.
 fn prove_elsewhere(pid: Pid, file: &OpenFile, contents: &Contents) -> Result<Option<Holder>> {
     match contents.record() {
         Some(record) if !numbers_mean_the_same(record) && may_speak_of(record, file.id())? => {
-            prove(pid, Named::Record(record), file.id(), None)
+            prove(
+                pid,
+                Named::Record(record),
+                file.id(),
+                Evidence::OwnDescriptor,
+            )
         }
         _ => Ok(None),
     }
@@ -278,13 +300,25 @@ enum Named<'a> {
     Hint(Option<u64>),
 }
 
+/// What shows that a process has the lock on a file. A gateway takes its lock itself, and keeps its pid
+/// when it becomes its command; who got a locked descriptor from somebody else is no holder.
+#[derive(Clone, Copy)]
+enum Evidence<'a> {
+    /// Its descriptor, and that it took the lock.
+    OwnDescriptor,
+    /// The same; where its descriptors may not be read, the kernel's table of locks, which names takers.
+    OwnDescriptorOrTable(&'a OpenFile),
+    /// Its descriptor, whoever took the lock.
+    AnyDescriptor,
+}
+
 /// The core of every proof: the process is pinned, then shown to be the one that is named, then
-/// shown to have the lock on this file. `opened` is that file where the second way is allowed, too.
+/// shown to have the lock on this file.
 fn prove(
     pid: Pid,
     named: Named<'_>,
     file: FileId,
-    opened: Option<&OpenFile>,
+    evidence: Evidence<'_>,
 ) -> Result<Option<Holder>> {
     if pid == Pid::this() {
         return Ok(None);
@@ -303,7 +337,7 @@ fn prove(
                 Named::Record(record) => Some(Box::new(record.clone())),
                 Named::Hint(_) => None,
             },
-            way: way(pid, file, opened)?,
+            way: way(pid, file, evidence)?,
         })
     };
     Ok(identity(pid, named).and_then(holder))
@@ -329,15 +363,19 @@ fn has_its_number(pid: Pid, record: &Record) -> bool {
 }
 
 /// How it is shown that the process has the lock, if it is.
-fn way(pid: Pid, file: FileId, opened: Option<&OpenFile>) -> Option<Way> {
-    match descriptor_with_lock(pid, file) {
-        Descriptors::Locked => Some(Way::Descriptor),
-        Descriptors::NotLocked => None,
-        Descriptors::Unreadable => {
-            let device = printed_device(opened?.as_fd(), file.dev);
+fn way(pid: Pid, file: FileId, evidence: Evidence<'_>) -> Option<Way> {
+    let taking = match evidence {
+        Evidence::OwnDescriptor | Evidence::OwnDescriptorOrTable(_) => Taking::Own,
+        Evidence::AnyDescriptor => Taking::Anybodys,
+    };
+    match (descriptor_with_lock(pid, file, taking), evidence) {
+        (Descriptors::Locked, _) => Some(Way::Descriptor(taking)),
+        (Descriptors::Unreadable, Evidence::OwnDescriptorOrTable(opened)) => {
+            let device = printed_device(opened.as_fd(), file.dev);
             let taken = takers(&device, file.inode).contains(&pid);
             taken.then_some(Way::Table { device })
         }
+        (Descriptors::NotLocked | Descriptors::Unreadable, _) => None,
     }
 }
 
@@ -386,52 +424,13 @@ fn is_gateway(pid: Pid) -> bool {
     path.file_name().is_some_and(|name| name == "gateway") || exe(&pid.to_string()) == exe("self")
 }
 
-/// What a process's descriptors say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Descriptors {
-    Locked,
-    NotLocked,
-    Unreadable,
-}
-
-/// The first way of the proof. `fdinfo` is read before anything is looked at through the
-/// descriptor, because a `stat` on a dead network mount blocks.
-fn descriptor_with_lock(pid: Pid, file: FileId) -> Descriptors {
-    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
-        return Descriptors::Unreadable;
-    };
-    let mut answer = Descriptors::NotLocked;
-    for entry in entries {
-        match entry.and_then(|entry| is_locked_file(pid, &entry.file_name(), file)) {
-            Ok(true) => return Descriptors::Locked,
-            // Closed since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(_) => answer = Descriptors::Unreadable,
-            Ok(false) => {}
-        }
-    }
-    answer
-}
-
-fn is_locked_file(pid: Pid, fd: &OsStr, file: FileId) -> io::Result<bool> {
-    let fd = fd.to_string_lossy();
-    Ok(has_exclusive_flock(pid, &fd)?
-        && FileId::at(Path::new(&format!("/proc/{pid}/fd/{fd}")))? == file)
-}
-
-fn has_exclusive_flock(pid: Pid, fd: &str) -> io::Result<bool> {
-    Ok(fdinfo_has_exclusive_flock(&read_fdinfo(pid, fd)?))
-}
-
-fn read_fdinfo(pid: Pid, fd: &str) -> io::Result<Vec<u8>> {
-    read_bounded(&format!("/proc/{pid}/fdinfo/{fd}"), 64 * 1024)
-}
-
 /// A process that has the lock: the takers are looked at first, then everybody, because a child
 /// may have inherited the descriptor from a taker that is gone.
 fn find_locker(file: FileId, takers: &[Pid]) -> Option<Pid> {
     let this = Pid::this();
-    let has = |pid: &Pid| *pid != this && descriptor_with_lock(*pid, file) == Descriptors::Locked;
+    let has = |pid: &Pid| {
+        *pid != this && descriptor_with_lock(*pid, file, Taking::Anybodys) == Descriptors::Locked
+    };
     takers
         .iter()
         .copied()
@@ -439,96 +438,56 @@ fn find_locker(file: FileId, takers: &[Pid]) -> Option<Pid> {
         .or_else(|| process::all().unwrap_or_default().into_iter().find(has))
 }
 
-/// A process and a file it has locked exclusively.
-#[derive(Debug)]
-pub struct Held {
-    /// The process.
-    pub pid: Pid,
-    /// The file.
-    pub file: FileId,
-    /// What the kernel calls it.
-    link: PathBuf,
-    /// What is written in it, read through the process's descriptor.
+/// A process that took the exclusive lock on a file, with what is written in that.
+struct Held {
+    file: LockedFile,
     contents: Contents,
 }
 
-/// The exclusive flocks of one process on files that may be pid files, with what is written in them.
-///
-/// # Errors
-/// The process could not be looked at just now. One that is gone, or not ours to see, has none.
-pub fn files_held_by(pid: Pid) -> io::Result<Vec<Held>> {
-    let mut found = Vec::new();
-    let Some(entries) = unless_absent(std::fs::read_dir(format!("/proc/{pid}/fd")))? else {
-        return Ok(found);
-    };
-    for entry in entries {
-        let Some(entry) = unless_absent(entry)? else {
-            continue;
-        };
-        found.extend(unless_absent(file_held_by(pid, &entry.file_name()))?.flatten());
-    }
-    Ok(found)
-}
-
-fn file_held_by(pid: Pid, fd: &OsStr) -> io::Result<Option<Held>> {
-    let fd = fd.to_string_lossy();
-    let through = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
-    // Sockets, pipes and the like have no path; asking for it is cheap and touches nothing.
-    let link = std::fs::read_link(&through)?;
-    if !link.is_absolute() {
-        return Ok(None);
-    }
-    let fdinfo = read_fdinfo(pid, &fd)?;
-    // To open a file somebody has a lease on would break the lease, and end or hold up (fcntl(2)).
-    if !fdinfo_has_exclusive_flock(&fdinfo) || fdinfo_has_lease(&fdinfo) {
-        return Ok(None);
-    }
-    let stat = rustix::fs::stat(&through)?;
-    if !may_be_pid_file(&stat) {
-        return Ok(None);
-    }
-    let contents = Contents::decode(&read_through(&through)?);
-    Ok(Some(Held {
-        pid,
-        file: FileId::of(&stat),
-        link,
-        contents,
-    }))
-}
-
-/// Never waits, and leaves the time of the last look alone where that is allowed.
-fn read_through(link: &Path) -> io::Result<Vec<u8>> {
-    use rustix::fs::{Mode, OFlags};
-    use std::io::Read;
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(link, flags | OFlags::NOATIME, Mode::empty())
-        .or_else(|_| rustix::fs::open(link, flags, Mode::empty()))?;
-    let mut bytes = Vec::new();
-    File::from(opened)
-        .take(record::MAX_SIZE + 1)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 impl Held {
+    fn pid(&self) -> Pid {
+        self.file.pid
+    }
+
     /// The gateway that holds this file, if the record in it names the file and the process.
-    #[must_use]
-    pub fn into_holder(self) -> Option<Holder> {
+    fn into_holder(self) -> Option<Holder> {
         let record = self.contents.record()?;
-        if !names_file(record, self.file) {
+        let id = self.file.features.id;
+        if !names_file(record, id) {
             return None;
         }
-        prove(self.pid, Named::Record(record), self.file, None).ok()?
+        prove(
+            self.pid(),
+            Named::Record(record),
+            id,
+            Evidence::OwnDescriptor,
+        )
+        .ok()?
     }
+}
+
+/// The files of one process that are worth it, opened and read.
+fn files_held_by(pid: Pid, worth: impl Fn(&LockedFile) -> bool) -> io::Result<Vec<Held>> {
+    let mut held = Vec::new();
+    for file in locked_files(pid)?.into_iter().filter(|file| worth(file)) {
+        let contents = unless_absent(file.read())?;
+        held.extend(contents.map(|contents| Held { file, contents }));
+    }
+    Ok(held)
+}
+
+fn our_mounts() -> Vec<u8> {
+    read_bounded("/proc/self/mountinfo", 16 << 20).unwrap_or_default()
 }
 
 /// A live holder of an earlier file of this path: removed, renamed away, or replaced.
 ///
-/// Its record must name the file it holds and our path, and its directory must be the one that
-/// our file is in, seen from its own root: link texts and device numbers alike coincide between
-/// containers. A gateway on a removed file of this path without such a record is starting, or its
-/// record was overwritten: it will look at the path itself. Whom we may not look at is not found:
-/// the manual says so.
+/// It took the lock itself, its record must name the file it holds and our path, and its directory
+/// must be the one that our file is in, seen from its own root: link texts and device numbers alike
+/// coincide between containers. The file must be of somebody who can have made it there. A gateway on
+/// a removed file of this path without such a record is starting, or its record was overwritten: it
+/// will look at the path itself. Whom we may not look at is not found: the manual says so. Nor is who
+/// has a file of a server or of a FUSE program, unless our directory is on that, too.
 ///
 /// # Errors
 /// Somebody could not be looked at just now, and might be it.
@@ -538,7 +497,7 @@ pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Optio
             .because(error)
             .advise("where /proc is missing, mount it (mount -t proc proc /proc)")
     };
-    let directory = path.parent().and_then(|parent| FileId::at(parent).ok());
+    let name = Name::of(path);
     let this = Pid::this();
     let mut starting = None;
     for pid in process::all()
@@ -546,15 +505,16 @@ pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Optio
         .into_iter()
         .filter(|pid| *pid != this)
     {
-        let held = files_held_by(pid).map_err(cannot)?;
-        for held in held.into_iter().filter(|held| Some(held.file) != file) {
-            if is_ours_by_name(&held, path, directory) {
+        let worth =
+            |found: &LockedFile| Some(found.features.id) != file && name.may_have_had(found);
+        for held in files_held_by(pid, worth).map_err(cannot)? {
+            if name.is_of(&held) {
                 let alive =
                     |holder: &Holder| holder.record().is_some_and(|record| record.end.is_none());
                 if let Some(holder) = held.into_holder().filter(alive) {
                     return Ok(Some(Sighting::Proven(holder)));
                 }
-            } else if is_undescribed(&held, path) {
+            } else if name.was_of_undescribed(&held) {
                 starting = Some(Sighting::Starting(Locker {
                     pid,
                     argv: process::argv(pid),
@@ -565,29 +525,77 @@ pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Optio
     Ok(starting)
 }
 
-fn is_undescribed(held: &Held, path: &Path) -> bool {
-    let removed = [path.as_os_str().as_bytes(), b" (deleted)"].concat();
-    held.link.as_os_str().as_bytes() == removed
-        && held.contents.record().is_none()
-        && is_gateway(held.pid)
-        && sees_our_directory(held.pid, path)
+/// The pid file's name, and the directory that it is a name in.
+struct Name<'a> {
+    path: &'a Path,
+    directory: Option<Features>,
+    /// Read when it is needed.
+    mounts: OnceCell<Vec<u8>>,
 }
 
-fn is_ours_by_name(held: &Held, path: &Path, directory: Option<FileId>) -> bool {
-    let Some(record) = held.contents.record() else {
-        return false;
-    };
-    let theirs = record.path();
-    if theirs.file_name() != path.file_name() {
-        return false;
-    }
-    match (directory, theirs.parent()) {
-        (Some(directory), Some(parent)) => {
-            FileId::at(&seen_by(held.pid, parent)).is_ok_and(|id| id == directory)
+impl<'a> Name<'a> {
+    fn of(path: &'a Path) -> Self {
+        Self {
+            path,
+            directory: path.parent().and_then(|parent| Features::at(parent).ok()),
+            mounts: OnceCell::new(),
         }
-        // The directory is gone, too: the path means the same where the root is the same.
-        (None, _) => theirs == path && has_our_root(held.pid),
-        (Some(_), None) => false,
+    }
+
+    /// Whether a file can have had this name, as far as is known without opening it.
+    fn may_have_had(&self, found: &LockedFile) -> bool {
+        (self.can_be_made_by(found.features.owner) || self.was_removed_here(found))
+            && self.will_answer(found)
+    }
+
+    /// Root, the directory's owner, and we; anybody where others may write it, too. Everybody else can
+    /// lock a file of their own and write our path into it, and must not keep us from starting by that.
+    fn can_be_made_by(&self, owner: u32) -> bool {
+        let in_directory =
+            |directory: Features| directory.owner == owner || directory.mode & 0o022 != 0;
+        owner == 0
+            || owner == rustix::process::geteuid().as_raw()
+            || self.directory.is_some_and(in_directory)
+    }
+
+    /// The directory may be another one by now, or the file was given to its owner: the kernel's word
+    /// is as good.
+    fn was_removed_here(&self, found: &LockedFile) -> bool {
+        found.was_removed_from(self.path) && found.has_a_true_path()
+    }
+
+    /// Whether to open it asks nobody whom we do not depend on anyway.
+    fn will_answer(&self, found: &LockedFile) -> bool {
+        let dev = found.features.id.dev;
+        self.directory
+            .is_some_and(|directory| directory.id.dev == dev)
+            || !found.is_remote(self.mounts.get_or_init(our_mounts))
+    }
+
+    /// A gateway on a removed file of this name that has not described itself.
+    fn was_of_undescribed(&self, held: &Held) -> bool {
+        held.file.was_removed_from(self.path)
+            && held.contents.record().is_none()
+            && is_gateway(held.pid())
+            && sees_our_directory(held.pid(), self.path)
+    }
+
+    fn is_of(&self, held: &Held) -> bool {
+        let Some(record) = held.contents.record() else {
+            return false;
+        };
+        let theirs = record.path();
+        if theirs.file_name() != self.path.file_name() {
+            return false;
+        }
+        match (self.directory, theirs.parent()) {
+            (Some(directory), Some(parent)) => {
+                FileId::at(&seen_by(held.pid(), parent)).is_ok_and(|id| id == directory.id)
+            }
+            // The directory is gone, too: the path means the same where the root is the same.
+            (None, _) => theirs == self.path && has_our_root(held.pid()),
+            (Some(_), None) => false,
+        }
     }
 }
 
@@ -647,8 +655,11 @@ pub fn all_holders() -> impl Iterator<Item = Holder> {
     takers.sort_unstable();
     takers.dedup();
     let others = takers.into_iter().filter(|pid| *pid != Pid::this());
+    let mounts = our_mounts();
+    // A dead server must not keep the others from being listed.
+    let worth = move |file: &LockedFile| !file.is_remote(&mounts) || is_gateway(file.pid);
     others
-        .flat_map(|pid| files_held_by(pid).unwrap_or_default())
+        .flat_map(move |pid| files_held_by(pid, &worth).unwrap_or_default())
         .filter_map(Held::into_holder)
 }
 
@@ -673,7 +684,19 @@ pub fn lives(record: &Record) -> bool {
     let same = |stat: &Stat| stat.start_time == record.start_time;
     Stat::of(record.pid)
         .filter(same)
-        .is_some_and(|stat| !stat.is_dead() && !stat.is_exiting())
+        .is_some_and(|stat| !stat.is_dead() && !is_on_its_way_out(&stat))
+}
+
+/// Whether all of its threads are exiting: the first one may end long before the others.
+fn is_on_its_way_out(stat: &Stat) -> bool {
+    let thread = |name: &OsStr| Stat::of(Pid::new(name.to_str()?.parse().ok()?)?);
+    let goes_on = |name: &OsStr| thread(name).is_some_and(|thread| !thread.is_exiting());
+    stat.is_exiting()
+        && !std::fs::read_dir(format!("/proc/{}/task", stat.pid))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|task| goes_on(&task.file_name()))
 }
 
 #[cfg(test)]
@@ -759,14 +782,12 @@ mod tests {
         let pid = Pid::new(locker.0.id().into()).unwrap();
         let start_time = Stat::of(pid).unwrap().start_time;
         let file = OpenFile::open_or_create(&path).unwrap();
-        assert!(
-            prove(pid, Named::Hint(Some(start_time + 1)), file.id(), None)
-                .unwrap()
-                .is_none()
-        );
-        let holder = prove(pid, Named::Hint(Some(start_time)), file.id(), None)
-            .unwrap()
-            .unwrap();
+        let proven = |start_time| {
+            let named = Named::Hint(Some(start_time));
+            prove(pid, named, file.id(), Evidence::OwnDescriptor).unwrap()
+        };
+        assert!(proven(start_time + 1).is_none());
+        let holder = proven(start_time).unwrap();
         assert_eq!(holder.start_time(), start_time);
         assert!(
             !holder.has_ended() && holder.duplicate().is_some() && !holder.is_in_another_root()

@@ -8,17 +8,28 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use crate::process::Pid;
 use crate::procfs::read_bounded;
 
-/// Whether the text of a `fdinfo` file has a line like
-/// `lock: 1: FLOCK  ADVISORY  WRITE 4925 fe:00:131 0 EOF`.
+/// An exclusive flock that a descriptor has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flock {
+    /// Who took it: the process that called `flock(2)`, whoever has the descriptor now. `None`: it has
+    /// ended, or is not visible in this pid namespace.
+    pub taker: Option<Pid>,
+}
+
+/// The exclusive flock in the text of a `fdinfo` file: a line like
+/// `lock: 1: FLOCK  ADVISORY  WRITE 4925 fe:00:131 0 EOF` (proc_pid_fdinfo(5)). The number is one of
+/// the pid namespace that this `/proc` was mounted for (`locks_translate_pid` in the kernel's
+/// `fs/locks.c`), like the names of the folders in it.
 #[must_use]
-pub fn fdinfo_has_exclusive_flock(text: &[u8]) -> bool {
-    text.split(|byte| *byte == b'\n')
+pub fn exclusive_flock(fdinfo: &[u8]) -> Option<Flock> {
+    fdinfo
+        .split(|byte| *byte == b'\n')
         .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
-        .any(|line| {
+        .find_map(|line| {
             let mut words = line.split_ascii_whitespace().skip(1);
-            words.next() == Some("FLOCK")
-                && words.next() == Some("ADVISORY")
-                && words.next() == Some("WRITE")
+            let kind = (words.next()?, words.next()?, words.next()?);
+            let mut taker = || Pid::new(words.next()?.parse().ok()?);
+            (kind == ("FLOCK", "ADVISORY", "WRITE")).then(|| Flock { taker: taker() })
         })
 }
 
@@ -99,7 +110,7 @@ fn in_hex((major, minor): (u32, u32)) -> String {
 }
 
 /// `mnt_id:` of a `fdinfo` file.
-fn mount_id(fdinfo: &[u8]) -> Option<u64> {
+pub(crate) fn mount_id(fdinfo: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(fdinfo).ok()?;
     text.lines()
         .find_map(|line| line.strip_prefix("mnt_id:"))?
@@ -107,6 +118,26 @@ fn mount_id(fdinfo: &[u8]) -> Option<u64> {
         .parse()
         .ok()
 }
+
+/// Whether a file of this mount is somebody else's to give: of a server on the network, or of a program
+/// (FUSE). What is asked of those may never be answered. `None`: the mount is not in this table.
+pub(crate) fn mount_is_remote(mountinfo: &[u8], id: u64) -> Option<bool> {
+    mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut words = line.split(|byte| *byte == b' ').map(std::str::from_utf8);
+        if words.next()?.ok()?.parse::<u64>().ok()? != id {
+            return None;
+        }
+        // Any number of optional fields comes before the hyphen (proc_pid_mountinfo(5)).
+        let kind = words.skip_while(|word| *word != Ok("-")).nth(1)?.ok()?;
+        Some(kind.starts_with("fuse") || REMOTE.contains(&kind))
+    })
+}
+
+/// File systems of other machines, by the names that the kernel prints; those of FUSE begin with `fuse`.
+const REMOTE: [&str; 15] = [
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "lustre", "ncpfs", "nfs", "nfs4",
+    "ocfs2", "orangefs", "smb3", "virtiofs",
+];
 
 /// The device of a mount: the third field of its line (proc_pid_mountinfo(5)).
 fn mount_device(mountinfo: &[u8], id: u64) -> Option<(u32, u32)> {
@@ -134,26 +165,41 @@ mod tests {
             .map(|line| (line.pid.get(), line.device, line.inode))
             .collect();
         assert_eq!(found, [(6, "fe:00", 7)]);
-        assert!(fdinfo_has_exclusive_flock(
-            b"pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 6 fe:00:7 0 EOF\n"
-        ));
+    }
+
+    #[test]
+    fn a_descriptors_flock_has_a_taker_while_that_lives_and_is_visible() {
+        let taker = |number: &str| {
+            let line =
+                format!("pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE {number} fe:00:7 0 EOF\n");
+            exclusive_flock(line.as_bytes()).expect("a flock").taker
+        };
+        assert_eq!(taker("6"), Pid::new(6));
+        for unknown in ["0", "-1", "x", ""] {
+            assert_eq!(taker(unknown), None, "{unknown:?}");
+        }
+        let behind_a_lease = b"lock:\t1: LEASE  ACTIVE    READ 5 fe:00:7 0 EOF\n\
+            lock:\t2: FLOCK  ADVISORY  WRITE 6 fe:00:7 0 EOF\n";
+        let flock = exclusive_flock(behind_a_lease);
+        assert_eq!(flock.expect("a flock").taker, Pid::new(6));
         for other in [
             &b"lock:\t1: FLOCK  ADVISORY  READ  6 fe:00:7 0 EOF"[..],
             b"lock:\t1: POSIX  ADVISORY  WRITE 6",
             b"FLOCK ADVISORY WRITE",
             b"",
         ] {
-            assert!(!fdinfo_has_exclusive_flock(other));
+            assert_eq!(exclusive_flock(other), None);
         }
     }
 
     proptest! {
         #[test]
         fn any_kernel_text_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let _ = fdinfo_has_exclusive_flock(&bytes);
+            let _ = exclusive_flock(&bytes);
             let _ = parse_locks(&bytes).count();
             let _ = mount_id(&bytes);
             let _ = mount_device(&bytes, 5);
+            let _ = mount_is_remote(&bytes, 5);
         }
     }
 
@@ -164,5 +210,17 @@ mod tests {
         let table = b"28 1 254:0 / / rw\n29 28 0:31 / /tmp rw\n";
         assert_eq!(mount_device(table, 29), Some((0, 31)));
         assert_eq!(mount_device(table, 30), None);
+    }
+
+    #[test]
+    fn what_is_not_answered_here_is_remote() {
+        let table = b"28 1 254:0 / / rw shared:1 master:2 - ext4 /dev/a rw\n29 28 0:31 / /n rw - nfs4 - rw\n\
+            30 28 0:32 / /s rw - fuse.sshfs s: rw\n31 28 8:1 / /b rw - fuseblk /dev/b rw\n32 28 0:33 / /t rw";
+        let remote = |id| mount_is_remote(table, id);
+        assert_eq!(
+            [28, 29, 30, 31].map(remote),
+            [false, true, true, true].map(Some)
+        );
+        assert_eq!((remote(32), remote(33)), (None, None));
     }
 }

@@ -37,6 +37,7 @@
 //! acquire, payload
 //! claim, survivors, view
 //! bell, holder, seats
+//! descriptors
 //! bystanders, lock, place
 //! directory, marks
 //! unusable
@@ -66,6 +67,7 @@ pub mod bell;
 pub mod bystanders;
 pub mod census;
 pub mod claim;
+mod descriptors;
 pub mod directory;
 mod error;
 pub mod holder;

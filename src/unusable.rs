@@ -18,13 +18,13 @@ pub(crate) const MAKE_ROOM: &str = "make room on that file system";
 
 /// Whether a file can be a pid file, by what is known without opening it.
 #[must_use]
-pub fn may_be_pid_file(stat: &rustix::fs::Stat) -> bool {
-    unlikely(stat).is_none()
+pub fn may_be_pid_file(mode: u32, size: u64) -> bool {
+    unlikely(mode, size).is_none()
 }
 
 /// The same as an error, with what to do about it.
 pub(crate) fn refuse_unlikely(path: &Path, stat: &rustix::fs::Stat) -> Result<()> {
-    unlikely(stat).map_or(Ok(()), |(action, why)| {
+    unlikely(stat.st_mode, stat.st_size.unsigned_abs()).map_or(Ok(()), |(action, why)| {
         Err(Error::pid_file(action, path)
             .because(io::Error::other(why))
             .advise(ANOTHER_PATH))
@@ -32,15 +32,15 @@ pub(crate) fn refuse_unlikely(path: &Path, stat: &rustix::fs::Stat) -> Result<()
 }
 
 /// What we say that we do not do, and why: a mistyped path must not cost anybody a file.
-fn unlikely(stat: &rustix::fs::Stat) -> Option<(&'static str, &'static str)> {
-    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+fn unlikely(mode: u32, size: u64) -> Option<(&'static str, &'static str)> {
+    let kind = rustix::fs::FileType::from_raw_mode(mode);
     if !kind.is_file() {
         return Some(("cannot use", describe(kind)));
     }
-    if stat.st_mode & 0o111 != 0 {
+    if mode & 0o111 != 0 {
         return Some(("will not use", "it is executable, and no pid file is"));
     }
-    let large = stat.st_size.unsigned_abs() > MAX_SIZE;
+    let large = size > MAX_SIZE;
     large.then_some((
         "will not use",
         "it is larger than 64 KiB, and no pid file is",

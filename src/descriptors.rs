@@ -1,0 +1,219 @@
+//! What a process has open and locked, as its `/proc/PID/fdinfo` and `/proc/PID/fd` tell.
+//!
+//! `fdinfo` is read before anything is looked at through a descriptor, and nothing is asked of the
+//! file itself: on a dead network mount the answer may never come.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::kernel_locks::{Flock, exclusive_flock, fdinfo_has_lease, mount_id, mount_is_remote};
+use crate::lock::{Features, FileId};
+use crate::process::{Pid, Stat};
+use crate::procfs::{read_bounded, unless_absent};
+use crate::record::{self, Contents};
+use crate::unusable::may_be_pid_file;
+
+/// Whose lock counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Taking {
+    /// One that the process took itself. A descriptor can be passed to anybody (unix(7),
+    /// `SCM_RIGHTS`), the lock on it with it; but that makes nobody the one who called `flock(2)`.
+    Own,
+    /// Whoever took it.
+    Anybodys,
+}
+
+/// What a process's descriptors say of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Descriptors {
+    Locked,
+    NotLocked,
+    Unreadable,
+}
+
+/// Whether a process has this very file open with the exclusive lock on it.
+pub(crate) fn descriptor_with_lock(pid: Pid, file: FileId, taking: Taking) -> Descriptors {
+    let look = |folder: &str| look_through(folder, file, |flock| counts(flock, pid, taking));
+    if let Some(answer) = look(&format!("/proc/{pid}")) {
+        return answer;
+    }
+    // Nothing is open, or the first thread has ended and has taken its view of what is open along
+    // (`exit_files` in the kernel's `kernel/exit.c`): the others have the same descriptors.
+    let others = threads_without_the_first(pid);
+    if others.is_empty() {
+        return Descriptors::NotLocked;
+    }
+    let answer = others.iter().find_map(|folder| look(folder));
+    answer.unwrap_or(Descriptors::Unreadable)
+}
+
+fn counts(flock: Flock, pid: Pid, taking: Taking) -> bool {
+    taking == Taking::Anybodys || flock.taker == Some(pid)
+}
+
+/// `None`: nothing is open there.
+fn look_through(folder: &str, file: FileId, counts: impl Fn(Flock) -> bool) -> Option<Descriptors> {
+    let Ok(entries) = std::fs::read_dir(format!("{folder}/fdinfo")) else {
+        return Some(Descriptors::Unreadable);
+    };
+    let mut answer = None;
+    for entry in entries {
+        match entry.and_then(|entry| is_locked_file(folder, &entry.file_name(), file, &counts)) {
+            Ok(true) => return Some(Descriptors::Locked),
+            Ok(false) => answer = answer.or(Some(Descriptors::NotLocked)),
+            // Closed since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                answer = answer.or(Some(Descriptors::NotLocked));
+            }
+            Err(_) => answer = Some(Descriptors::Unreadable),
+        }
+    }
+    answer
+}
+
+fn is_locked_file(
+    folder: &str,
+    fd: &OsStr,
+    file: FileId,
+    counts: impl Fn(Flock) -> bool,
+) -> io::Result<bool> {
+    let fd = fd.to_string_lossy();
+    let flock = exclusive_flock(&read_fdinfo(folder, &fd)?);
+    Ok(flock.is_some_and(counts) && FileId::at(Path::new(&format!("{folder}/fd/{fd}")))? == file)
+}
+
+fn read_fdinfo(folder: &str, fd: &str) -> io::Result<Vec<u8>> {
+    read_bounded(&format!("{folder}/fdinfo/{fd}"), 64 * 1024)
+}
+
+/// The folders of the threads of a process that lives on without its first one.
+fn threads_without_the_first(pid: Pid) -> Vec<String> {
+    let lost = |stat: &Stat| stat.threads > 1 && (stat.state == b'Z' || stat.is_exiting());
+    if !Stat::of(pid).as_ref().is_some_and(lost) {
+        return Vec::new();
+    }
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let names = tasks.into_iter().flatten().flatten();
+    names
+        .map(|task| task.path().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// A file that a process has open, with an exclusive lock on it that the process took itself, and
+/// that may be a pid file by what is known without opening it.
+#[derive(Debug)]
+pub(crate) struct LockedFile {
+    pub pid: Pid,
+    pub features: Features,
+    /// What the kernel calls it; nothing, if that is longer than a path may be.
+    pub link: PathBuf,
+    /// The mount it was opened in.
+    mount: Option<u64>,
+    through: PathBuf,
+}
+
+/// Every such file of a process.
+///
+/// # Errors
+/// The process could not be looked at just now. One that is gone, or not ours to see, has none.
+pub(crate) fn locked_files(pid: Pid) -> io::Result<Vec<LockedFile>> {
+    let mut found = Vec::new();
+    let Some(entries) = unless_absent(std::fs::read_dir(format!("/proc/{pid}/fd")))? else {
+        return Ok(found);
+    };
+    for entry in entries {
+        let Some(entry) = unless_absent(entry)? else {
+            continue;
+        };
+        found.extend(unless_absent(locked_file(pid, &entry.file_name()))?.flatten());
+    }
+    Ok(found)
+}
+
+fn locked_file(pid: Pid, fd: &OsStr) -> io::Result<Option<LockedFile>> {
+    let fd = fd.to_string_lossy();
+    let folder = format!("/proc/{pid}");
+    let through = PathBuf::from(format!("{folder}/fd/{fd}"));
+    // Sockets, pipes and the like have no path; asking for it is cheap and touches nothing.
+    let Some(link) = link_text(&through)?.filter(|link| link.is_absolute()) else {
+        return Ok(None);
+    };
+    let fdinfo = read_fdinfo(&folder, &fd)?;
+    let own = exclusive_flock(&fdinfo).is_some_and(|flock| counts(flock, pid, Taking::Own));
+    // To open a file somebody has a lease on would break the lease, and end or hold up (fcntl(2)).
+    if !own || fdinfo_has_lease(&fdinfo) {
+        return Ok(None);
+    }
+    let features = Features::at(&through)?;
+    Ok(
+        may_be_pid_file(features.mode, features.size).then(|| LockedFile {
+            pid,
+            features,
+            link,
+            mount: mount_id(&fdinfo),
+            through,
+        }),
+    )
+}
+
+/// A path that is too long to be printed (ENAMETOOLONG) is somebody's own affair; `/` stands for it.
+fn link_text(link: &Path) -> io::Result<Option<PathBuf>> {
+    match std::fs::read_link(link) {
+        Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => Ok(Some("/".into())),
+        other => other.map(Some),
+    }
+}
+
+impl LockedFile {
+    /// What is written in it, read through the process's descriptor. Waits for whoever answers for the
+    /// file where that is not this kernel: see [`LockedFile::is_remote`].
+    pub(crate) fn read(&self) -> io::Result<Contents> {
+        Ok(Contents::decode(&read_through(&self.through)?))
+    }
+
+    /// Whether to open it would ask somebody else, who may be dead: a server, or a program (FUSE).
+    /// `ours` is `/proc/self/mountinfo`. A mount that neither we nor the process have is taken for
+    /// one: dead ones are detached (`umount -l`) while they are in use.
+    pub(crate) fn is_remote(&self, ours: &[u8]) -> bool {
+        let remote =
+            |id| mount_is_remote(ours, id).or_else(|| mount_is_remote(&mounts_of(self.pid), id));
+        self.mount.and_then(remote).unwrap_or(true)
+    }
+
+    /// Whether it was removed from this path. The kernel says so: a file may have ` (deleted)` in its
+    /// very name, but then it has that name.
+    pub(crate) fn was_removed_from(&self, path: &Path) -> bool {
+        let removed = [path.as_os_str().as_bytes(), b" (deleted)"].concat();
+        self.features.links == 0 && self.link.as_os_str().as_bytes() == removed
+    }
+
+    /// Whether its link tells a path in which nobody but an administrator of this machine had a hand:
+    /// who has a user namespace of their own may mount anything anywhere (mount_namespaces(7)).
+    pub(crate) fn has_a_true_path(&self) -> bool {
+        let space = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
+        let theirs = space(&self.pid.to_string());
+        let mounted = |id| mount_is_remote(&mounts_of(self.pid), id).is_some();
+        theirs.is_some() && theirs == space("self") && self.mount.is_some_and(mounted)
+    }
+}
+
+fn mounts_of(pid: Pid) -> Vec<u8> {
+    read_bounded(&format!("/proc/{pid}/mountinfo"), 16 << 20).unwrap_or_default()
+}
+
+/// Leaves the time of the last look alone where that is allowed.
+fn read_through(link: &Path) -> io::Result<Vec<u8>> {
+    use rustix::fs::{Mode, OFlags};
+    use std::io::Read;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(link, flags | OFlags::NOATIME, Mode::empty())
+        .or_else(|_| rustix::fs::open(link, flags, Mode::empty()))?;
+    let mut bytes = Vec::new();
+    File::from(opened)
+        .take(record::MAX_SIZE + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
