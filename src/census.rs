@@ -16,7 +16,6 @@ use crate::holder::{self, Holder};
 use crate::kernel_locks::{LockLine, parse_locks, printed_device, table_of_locks};
 use crate::lock::FileId;
 use crate::place::FILE_NAME;
-use crate::process::Pid;
 use crate::record::{Contents, MAX_SIZE};
 use crate::unusable::may_be_pid_file;
 use crate::view::{self, State, View};
@@ -124,13 +123,7 @@ impl<'t> Census<'t> {
     /// are not at their paths any more.
     fn others(self) -> impl Iterator<Item = Holder> {
         let unexplained = self.lines.into_iter().filter(|(_, explained)| !explained);
-        let mut takers: Vec<Pid> = unexplained.map(|(line, _)| line.pid).collect();
-        takers.sort_unstable();
-        takers.dedup();
-        let others = takers.into_iter().filter(|pid| *pid != Pid::this());
-        others
-            .flat_map(|pid| holder::files_held_by(pid).unwrap_or_default())
-            .filter_map(holder::Held::into_holder)
+        holder::holders_among(unexplained.map(|(line, _)| line.pid).collect())
     }
 }
 
@@ -194,7 +187,7 @@ impl Directory {
         };
         let file = File::from(opened.ok()?);
         let stat = rustix::fs::fstat(&file).ok()?;
-        if !may_be_pid_file(&stat) {
+        if !may_be_pid_file(stat.st_mode, stat.st_size.unsigned_abs()) {
             return None;
         }
         Some(Peeked {

@@ -649,9 +649,14 @@ pub fn named_taker(record: &Record, file: FileId, taker: Pid, device: &str) -> O
 /// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
 /// table names it.
 pub fn all_holders() -> impl Iterator<Item = Holder> {
-    let mut takers: Vec<Pid> = parse_locks(&table_of_locks())
+    let takers = parse_locks(&table_of_locks())
         .map(|line| line.pid)
         .collect();
+    holders_among(takers)
+}
+
+/// The gateways among these takers of locks, by what they hold.
+pub fn holders_among(mut takers: Vec<Pid>) -> impl Iterator<Item = Holder> {
     takers.sort_unstable();
     takers.dedup();
     let others = takers.into_iter().filter(|pid| *pid != Pid::this());

@@ -57,7 +57,10 @@
 //! - Lockers by `fcntl(2)` are not excluded: the two kinds of lock do not see each other.
 //! - Whoever may write the pid file's directory may always break things.
 //! - Who may not be looked at (another user's process, another pid namespace) cannot be proven, is
-//!   never signalled, and is not found as the holder of a removed file.
+//!   never signalled, and is not found as the holder of a removed file. Nor is one whose removed file is
+//!   of a user who may not write the directory, or lies on FUSE or a network where the directory does not.
+//! - Linux lets nobody look at a process that is stuck in execve(2), as when it closes a file of a dead
+//!   FUSE server there: whoever looks through `/proc` waits with it.
 
 #![warn(missing_docs)]
 #![deny(unsafe_code)]

@@ -11,6 +11,7 @@
 mod harness;
 
 mod attackers;
+mod borders;
 mod confine;
 mod detectors;
 #[cfg(target_arch = "x86_64")]

@@ -4,6 +4,7 @@
 mod harness;
 
 mod authority;
+mod borders;
 mod kit;
 mod name;
 mod proof;
