@@ -200,6 +200,9 @@ impl ServiceManager {
             Finding::Contested(Contest::Unusable(_)) => {
                 self.status("the pid file is not what was written, and cannot be put back yet");
             }
+            Finding::Contested(Contest::LedElsewhere) => {
+                self.status("the pid file's path leads to another directory");
+            }
             Finding::Contested(Contest::OwnWrite(_)) => {
                 self.status("the record cannot be written; trying again");
             }
