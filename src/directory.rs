@@ -10,8 +10,7 @@ use rustix::io::Errno;
 use crate::unusable::explain;
 use crate::{Error, Result};
 
-/// Where the system's own gateways keep their pid files.
-pub const SYSTEM_PLACE: &str = "/var/lib/gateway";
+pub use crate::unusable::SYSTEM_PLACE;
 
 /// Makes the missing directories: open to all below `/var/lib/gateway`, private elsewhere.
 ///

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::directory::SYSTEM_PLACE;
 use crate::text::printable;
+use crate::unusable::{PLACE_AT_HOME, another_place};
 use crate::user::passwd_of;
 use crate::{Error, ErrorKind, Result, variables};
 
@@ -102,7 +103,7 @@ impl Surroundings {
         if self.uid == 0 || name.is_some_and(ours) {
             return Ok(system.to_path_buf());
         }
-        Ok(self.home()?.join(".local/state/gateway"))
+        Ok(self.home()?.join(PLACE_AT_HOME))
     }
 
     /// Every directory where pid files of this user may lie: its own place, and the system's.
@@ -140,7 +141,7 @@ impl Surroundings {
                     self.uid
                 ),
             )
-            .advise("name one with -f PATH, or set GATEWAY_STATE_DIR to a directory of this user")
+            .advise(another_place(self.uid))
         })
     }
 

@@ -63,6 +63,28 @@ pub fn printable(text: &OsStr) -> String {
     out
 }
 
+/// A word that a shell takes as one.
+#[must_use]
+pub fn quoted(word: &OsStr) -> String {
+    let shown = printable(word);
+    let plain = !shown.is_empty()
+        && shown
+            .chars()
+            .all(|character| character.is_alphanumeric() || "_-./:=@%+,".contains(character));
+    if plain {
+        shown
+    } else {
+        format!("'{}'", shown.replace('\'', "'\\''"))
+    }
+}
+
+/// A command line, as it can be typed.
+#[must_use]
+pub fn command_line(argv: &[OsString]) -> String {
+    let words: Vec<String> = argv.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
+}
+
 /// The characters that make a line read otherwise than it is written.
 fn turns_text_around(character: char) -> bool {
     matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

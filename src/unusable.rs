@@ -6,9 +6,15 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use crate::record::MAX_SIZE;
-use crate::text::printable;
-use crate::user::user_name;
+use crate::text::{printable, quoted};
+use crate::user::{passwd_of, user_name};
 use crate::{Error, Result};
+
+/// Where the system's own gateways keep their pid files.
+pub const SYSTEM_PLACE: &str = "/var/lib/gateway";
+
+/// Where a user's own pid files lie, below the home directory.
+pub(crate) const PLACE_AT_HOME: &str = ".local/state/gateway";
 
 /// What else to do than to use this path.
 pub(crate) const ANOTHER_PATH: &str = "name another path with -f PATH, or an instance with -n NAME";
@@ -47,7 +53,8 @@ fn unlikely(mode: u32, size: u64) -> Option<(&'static str, &'static str)> {
     ))
 }
 
-fn describe(kind: rustix::fs::FileType) -> &'static str {
+/// What it is, if it is no regular file.
+pub(crate) fn describe(kind: rustix::fs::FileType) -> &'static str {
     use rustix::fs::FileType;
     match kind {
         FileType::Directory => "it is a directory, not a regular file",
@@ -78,19 +85,46 @@ pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
     }
     let error = Error::pid_file(action, path).because(errno);
     match errno {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => match nearest_existing(path) {
-            Some((directory, owner)) => error.advise(format!(
-                "{} belongs to {owner}; make {} writable for this user, or name another path with -f PATH",
-                directory,
-                printable(path.parent().unwrap_or(path).as_os_str())
+        Errno::ACCESS | Errno::PERM => match (without_home(path), nearest_existing(path)) {
+            (Some(advice), _) => error.advise(advice),
+            (None, Some((directory, owner))) => error.advise(format!(
+                "{directory} belongs to {owner}; name another path with -f PATH"
             )),
-            None => error,
+            (None, None) => error,
         },
-        Errno::NOTDIR => error.advise("a part of that path is a file, not a directory; name another path with -f PATH"),
+        Errno::NOTDIR => error.advise(
+            "a part of that path is a file, not a directory; name another path with -f PATH",
+        ),
         Errno::NOSPC | Errno::DQUOT => error.advise(MAKE_ROOM),
         Errno::NAMETOOLONG => error.advise("name a shorter path with -f PATH"),
         _ => error,
     }
+}
+
+/// A service's user has often a home that does not exist, or that is the system's: no directory
+/// there is to be made writable, there are better places.
+fn without_home(path: &Path) -> Option<String> {
+    let uid = rustix::process::geteuid().as_raw();
+    let home = passwd_of(uid)?.home;
+    let place = home.join(PLACE_AT_HOME);
+    let is_home_s = path.starts_with(&place) || place.starts_with(path);
+    let is_ours = rustix::fs::stat(&home).is_ok_and(|stat| stat.st_uid == uid);
+    (is_home_s && !is_ours).then(|| {
+        format!(
+            "user {} has no home to write in ({}); {}",
+            user_name(uid),
+            printable(home.as_os_str()),
+            another_place(uid)
+        )
+    })
+}
+
+/// Where the pid files of a user without a home can lie.
+pub(crate) fn another_place(uid: u32) -> String {
+    let owner = passwd_of(uid).map_or_else(|| uid.to_string(), |entry| quoted(&entry.name));
+    format!(
+        "as root: install -d -o {owner} {SYSTEM_PLACE}/NAME, in a unit: StateDirectory=gateway/NAME; or name a path with -f PATH"
+    )
 }
 
 fn nearest_existing(path: &Path) -> Option<(String, String)> {
