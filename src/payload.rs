@@ -14,7 +14,7 @@ use crate::record::Record;
 use crate::signal::Signal;
 use crate::signals::Signals;
 use crate::sys::{self, Image, Upbringing};
-use crate::text::printable;
+use crate::text::{command_line, printable, quoted};
 use crate::{Error, ErrorKind, Result, variables};
 
 /// A command that exists and may be executed.
@@ -40,7 +40,10 @@ impl Command {
         let program = if name.as_bytes().contains(&b'/') {
             check(Path::new(name))?
         } else {
-            search(name)?
+            search(name).map_err(|error| match likely_slip(argv) {
+                Some(advice) if error.kind() == ErrorKind::CommandNotFound => error.advise(advice),
+                _ => error,
+            })?
         };
         Ok(Self {
             program,
@@ -53,6 +56,32 @@ impl Command {
     pub fn argv(&self) -> &[OsString] {
         &self.argv
     }
+}
+
+/// Words that a shell would have taken apart, or for itself.
+fn likely_slip(argv: &[OsString]) -> Option<String> {
+    let (name, rest) = argv.split_first()?;
+    let text = name.to_str()?;
+    let assigned = text.split_once('=').map(|(variable, _)| variable);
+    let is_variable = |variable: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        variable.bytes().all(allowed) && !variable.starts_with(|first: char| first.is_ascii_digit())
+    };
+    if assigned.is_some_and(|variable| !variable.is_empty() && is_variable(variable)) {
+        return Some(format!(
+            "to set a variable for it, write: -- env {}",
+            command_line(argv)
+        ));
+    }
+    let words: Vec<OsString> = text.split_whitespace().map(OsString::from).collect();
+    (words.len() > 1).then(|| {
+        let apart = command_line(&[&words, rest].concat());
+        format!(
+            "{} is one word; write: -- {apart}, or -- sh -c {}",
+            quoted(name),
+            quoted(name)
+        )
+    })
 }
 
 fn search(name: &OsStr) -> Result<PathBuf> {
@@ -75,19 +104,18 @@ fn search(name: &OsStr) -> Result<PathBuf> {
     }
     let shown = printable(name);
     Err(refused.unwrap_or_else(|| {
+        log::info!("PATH is {}", printable(&path));
         Error::new(
             ErrorKind::CommandNotFound,
             format!("cannot find the command {shown}"),
         )
-        .advise(format!(
-            "it is in no directory of PATH ({}): give its full path",
-            printable(&path)
-        ))
+        .advise("it is in no directory of PATH: give its full path")
     }))
 }
 
 fn check(program: &Path) -> Result<PathBuf> {
-    let shown = printable(program.as_os_str());
+    let absolute = std::path::absolute(program).unwrap_or_else(|_| program.to_path_buf());
+    let shown = printable(absolute.as_os_str());
     let stat = rustix::fs::stat(program).map_err(|errno| match errno {
         rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => Error::new(
             ErrorKind::CommandNotFound,
@@ -96,17 +124,28 @@ fn check(program: &Path) -> Result<PathBuf> {
         .because(errno),
         _ => not_executable(&shown, errno),
     })?;
-    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
-        let cause = io::Error::other("it is not a regular file");
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    if !kind.is_file() {
+        let cause = io::Error::other(crate::unusable::describe(kind));
         return Err(not_executable(&shown, cause));
     }
-    rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS).map_err(|errno| {
-        not_executable(&shown, errno).advise(format!(
-            "chmod +x {shown}, or name its interpreter: sh {shown}"
-        ))
-    })?;
+    rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|errno| not_executable(&shown, errno).advise(how_to_execute(&absolute)))?;
     check_format(program)?;
     Ok(program.to_path_buf())
+}
+
+/// What makes a file executable, if that is all it lacks.
+fn how_to_execute(program: &Path) -> String {
+    let typed = quoted(program.as_os_str());
+    let noexec = rustix::fs::statvfs(program)
+        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC));
+    if noexec {
+        return format!(
+            "nothing on its file system may be executed (it is mounted noexec); move it, or for a script name its interpreter: sh {typed}"
+        );
+    }
+    format!("chmod +x {typed}, or name its interpreter: sh {typed}")
 }
 
 /// `shown` is the program, and what there is to say about it.
@@ -140,19 +179,26 @@ fn check_format(program: &Path) -> Result<()> {
 /// A script needs the program that its first line names (execve(2)).
 fn check_interpreter(program: &Path, line: &[u8]) -> Result<()> {
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    // As the kernel has it: a carriage return belongs to the name.
     let mut words = line
-        .split(|byte| byte.is_ascii_whitespace())
+        .split(|byte| b" \t".contains(byte))
         .filter(|word| !word.is_empty());
     let Some(interpreter) = words.next().map(|word| Path::new(OsStr::from_bytes(word))) else {
         return Ok(());
     };
     rustix::fs::accessat(CWD, interpreter, Access::EXEC_OK, AtFlags::EACCESS).map_err(|errno| {
+        let absolute = std::path::absolute(program).unwrap_or_else(|_| program.to_path_buf());
         let (script, missing) = (
-            printable(program.as_os_str()),
+            printable(absolute.as_os_str()),
             printable(interpreter.as_os_str()),
         );
-        not_executable(&format!("{script}: its interpreter {missing}"), errno)
-            .advise("look at its first line")
+        let advice = if line.ends_with(b"\r") {
+            let typed = quoted(absolute.as_os_str());
+            format!("its first line ends with \\r, as DOS has it: sed -i 's/\\r$//' {typed}")
+        } else {
+            "look at its first line".to_owned()
+        };
+        not_executable(&format!("{script}: its interpreter {missing}"), errno).advise(advice)
     })
 }
 
