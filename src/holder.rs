@@ -704,6 +704,19 @@ fn is_on_its_way_out(stat: &Stat) -> bool {
             .any(|task| goes_on(&task.file_name()))
 }
 
+/// The descriptor through which this process itself has the lock on the file at this path: a script
+/// took it with flock(1), and then became this program.
+#[must_use]
+pub fn inherited_lock(path: &Path) -> Option<i32> {
+    let file = FileId::at(path).ok()?;
+    let entries = std::fs::read_dir("/proc/self/fdinfo").ok()?;
+    entries.flatten().find_map(|entry| {
+        let name = entry.file_name();
+        let locked = is_locked_file(Pid::this(), &name, file).unwrap_or(false);
+        locked.then(|| name.to_str()?.parse().ok())?
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

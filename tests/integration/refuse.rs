@@ -21,7 +21,9 @@ fn a_refusal_is_one_line_with_a_code_of_its_own() {
     let start = format!("gateway: held by pid {} (", holder.pid());
     assert!(output.stderr.starts_with(&start), "{}", output.stderr);
     assert!(output.stderr.contains("up 0"), "{}", output.stderr);
-    let end = format!("{path}; take over: --replace; stop it: gateway -f {path} stop\n");
+    let end = format!(
+        "{path}; take over: gateway -f {path} run --replace -- COMMAND; stop it: gateway -f {path} stop\n"
+    );
     assert!(output.stderr.ends_with(&end), "{}", output.stderr);
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gateway_lock::Error;
 use gateway_lock::acquire::{self, Progress};
 use gateway_lock::claim::{Contest, Finding};
-use gateway_lock::holder::{Holder, Sighting};
+use gateway_lock::holder::{Holder, Sighting, numbers_mean_the_same};
 use gateway_lock::process::{Pid, Stat};
 use gateway_lock::record::{Asker, Record};
 use gateway_lock::signal::Signal;
@@ -81,12 +81,15 @@ impl<'a> Narrator<'a> {
             Mode::Wait => "standing by behind",
             _ => "waiting for",
         };
-        self.say(&format!("{verb} {}{end}", words::sighting(who)));
+        let who = words::inherited(self.subject).unwrap_or_else(|| words::sighting(who));
+        self.say(&format!("{verb} {who}{end}"));
     }
 
     fn count_down(&mut self, who: &Sighting, left: Option<Duration>) {
         self.counting = true;
-        let whole = |left: Duration| words::span(Duration::from_secs(left.as_secs()));
+        // Rounded up: as long as time is left, some is shown.
+        let seconds = |left: Duration| left.as_secs() + u64::from(left.subsec_nanos() > 0);
+        let whole = |left: Duration| words::span(Duration::from_secs(seconds(left)));
         let end = left.map_or_else(String::new, |left| format!(", {} left", whole(left)));
         self.voice
             .countdown(&format!("waiting for {}{end}", words::sighting(who)));
@@ -233,8 +236,13 @@ fn tell_finding(voice: &Voice, path: &str, finding: &Finding) {
             voice.fault(&format!("{path} leads elsewhere now: a directory on the way was moved, or replaced by a symbolic link; nothing is written there, and the lock is held"));
         }
         Finding::Lost(theirs) => voice.fault(&format!(
-            "{path} was taken by {}; stopping, and ending with {LOST}",
-            words::process(theirs.pid, &words::words(theirs.command()))
+            "{path} was taken by {}{}; stopping, and ending with {LOST}",
+            words::process(theirs.pid, &words::words(theirs.command())),
+            if numbers_mean_the_same(theirs) {
+                ""
+            } else {
+                ", a number of another pid namespace"
+            }
         )),
         Finding::Intact => voice.fault(&format!("{path} is back, and the lock is held")),
         Finding::Overwritten => {}

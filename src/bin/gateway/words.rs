@@ -14,6 +14,7 @@ use gateway_lock::supervise::Why;
 use gateway_lock::survivors::{Ended, Survivor};
 use gateway_lock::takeover::{Bar, Mode, Refusal};
 use gateway_lock::text::{Text, printable};
+pub use gateway_lock::text::{command_line, quoted};
 use gateway_lock::time::Timestamp;
 use gateway_lock::user::user_name;
 
@@ -52,26 +53,6 @@ pub fn path(path: &Path) -> String {
     printable(path.as_os_str())
 }
 
-/// A word that a shell takes as one.
-pub fn quoted(word: &OsStr) -> String {
-    let shown = printable(word);
-    let plain = !shown.is_empty()
-        && shown
-            .chars()
-            .all(|character| character.is_alphanumeric() || "_-./:=@%+,".contains(character));
-    if plain {
-        shown
-    } else {
-        format!("'{}'", shown.replace('\'', "'\\''"))
-    }
-}
-
-/// A command line, as it can be typed.
-pub fn command_line(argv: &[OsString]) -> String {
-    let words: Vec<String> = argv.iter().map(|word| quoted(word)).collect();
-    words.join(" ")
-}
-
 /// A command line, cut to a readable length.
 pub fn command(argv: &[OsString]) -> String {
     let mut line = command_line(argv);
@@ -99,8 +80,9 @@ pub fn words(argv: &[Text]) -> Vec<OsString> {
 /// `3 h 12 min`, `45 s`, `0.2 s`
 pub fn span(length: Duration) -> String {
     let seconds = length.as_secs();
+    let tenths = length.subsec_millis() / 100;
     match seconds {
-        0..10 if length.subsec_millis() > 0 => format!("{:.1} s", length.as_secs_f64()),
+        0..10 if tenths > 0 => format!("{seconds}.{tenths} s"),
         0..60 => format!("{seconds} s"),
         60..3600 => pair(seconds, 60, "min", "s"),
         3600..86_400 => pair(seconds / 60, 60, "h", "min"),
@@ -172,7 +154,7 @@ pub fn why(why: Why) -> &'static str {
     }
 }
 
-/// How to say it to us: plain seconds, rounded up.
+/// How to say it to us: whole seconds, rounded up.
 fn typed_seconds(length: Duration) -> u64 {
     length.as_secs() + u64::from(length.subsec_nanos() > 0)
 }
@@ -237,8 +219,9 @@ pub fn how_to_stop(holder: &Holder, subject: &Subject) -> String {
 }
 
 fn as_user(uid: u32, subject: &Subject) -> String {
+    let root = if uid == 0 { "" } else { " or as root" };
     format!(
-        "as {}: gateway -f {} stop",
+        "as {}{root}: gateway -f {} stop",
         user_name(uid),
         quoted(subject.path.as_os_str())
     )
@@ -277,6 +260,9 @@ fn by(
         Sighting::Proven(known) | Sighting::Ending(known) => Some(known),
         _ => None,
     };
+    if let (None, Some(inherited)) = (known, inherited(subject)) {
+        return format!("cannot {}: {inherited}, {}", verb(mode), subject.path());
+    }
     match (refusal, known) {
         (Refusal::Held, Some(known)) => held(known, subject),
         (Refusal::Barred(bar), Some(known)) => barred(bar, known, subject, mode),
@@ -294,9 +280,23 @@ fn by(
     }
 }
 
+/// The lock is our own, and nobody else's end can let go of it.
+pub fn inherited(subject: &Subject) -> Option<String> {
+    let descriptor = gateway_lock::holder::inherited_lock(&subject.path)?;
+    Some(format!(
+        "this process inherited the lock in descriptor {descriptor}: drop flock from the script"
+    ))
+}
+
 fn held(known: &Holder, subject: &Subject) -> String {
+    // Who may not signal it cannot take over, either.
+    let replace = if known.may_be_signalled() {
+        format!("take over: {}; ", subject.typed("run --replace -- COMMAND"))
+    } else {
+        String::new()
+    };
     format!(
-        "held by {}, {}; take over: --replace; stop it: {}",
+        "held by {}, {}; {replace}stop it: {}",
         holder(known),
         subject.path(),
         how_to_stop(known, subject)
@@ -331,6 +331,15 @@ fn deadline(
     )
 }
 
+/// How to see who may not be looked at.
+pub fn look_elsewhere() -> &'static str {
+    if rustix::process::geteuid().is_root() {
+        "look at it where it runs, or on the host"
+    } else {
+        "look at it as root, or as its user"
+    }
+}
+
 /// What becomes of whoever was asked, once nobody waits for it any more.
 pub fn will_stop(mode: Mode) -> &'static str {
     match mode {
@@ -352,7 +361,10 @@ fn unproven(who: &Sighting, asked: &[Former], subject: &Subject, mode: Mode) -> 
             )
         }
         Sighting::Starting(known) => format!("look at it with: ps -fp {}", known.pid),
-        Sighting::Invisible(Some(_)) => "look at it as root, or as its user".to_owned(),
+        Sighting::Invisible(Some(_)) => look_elsewhere().to_owned(),
+        _ if rustix::process::geteuid().is_root() => {
+            "stop it where it runs, or look on the host".to_owned()
+        }
         _ => "stop it where it runs, or look as root on the host".to_owned(),
     };
     format!(
@@ -387,11 +399,17 @@ fn barred(bar: Bar, known: &Holder, subject: &Subject, mode: Mode) -> String {
             })
         ),
         Bar::NotPermitted => {
-            let uid = known.record().map_or(0, |record| record.uid);
-            format!(
-                "may not signal {who}, {at}: it belongs to {}; do it {}",
-                user_name(uid),
-                as_user(uid, subject)
+            let recorded = known.record().map(|record| record.uid);
+            let uid = gateway_lock::process::uid(known.pid()).or(recorded);
+            uid.map_or_else(
+                || format!("may not signal {who}, {at}"),
+                |uid| {
+                    format!(
+                        "may not signal {who}, {at}: it belongs to {}; do it {}",
+                        user_name(uid),
+                        as_user(uid, subject)
+                    )
+                },
             )
         }
     }
@@ -404,22 +422,32 @@ fn too_short(
     asked: &[Former],
     subject: &Subject,
 ) -> String {
-    let (who, at) = (holder(known), subject.path());
+    let (who, at) = (process(known.pid(), &known.command()), subject.path());
+    let (needs, longer) = match needed {
+        Some(needed) => (
+            format!(
+                "may need {} to stop",
+                span(needed.max(Duration::from_secs(1)))
+            ),
+            (typed_seconds(needed) + 10).to_string(),
+        ),
+        None => (
+            "has no time limit for its stop".to_owned(),
+            "infinity".to_owned(),
+        ),
+    };
+    // It must be shorter than the timeout.
     let sooner = typed_seconds(timeout).saturating_sub(1);
-    match needed {
-        Some(needed) => format!(
-            "--timeout {} would end before {who} has to stop, which takes up to {}, {at}; it was not asked{}; say --timeout {} or --kill-after {sooner}",
-            typed_seconds(timeout),
-            span(needed),
-            said_before(asked),
-            typed_seconds(needed) + 10,
-        ),
-        None => format!(
-            "--timeout {} would end before {who} has to stop, which has no limit, {at}; it was not asked{}; say --timeout infinity or --kill-after {sooner}",
-            typed_seconds(timeout),
-            said_before(asked),
-        ),
-    }
+    let kill_after = if Duration::from_secs(sooner) < timeout {
+        format!(" or --kill-after {sooner}")
+    } else {
+        String::new()
+    };
+    format!(
+        "not asked: {who} {needs}, and --timeout {} ends before that, {at}{}; use --timeout {longer}{kill_after}",
+        timeout.as_secs_f64(),
+        said_before(asked),
+    )
 }
 
 fn said_before(asked: &[Former]) -> String {
@@ -493,6 +521,11 @@ mod tests {
         let shown = |millis| span(Duration::from_millis(millis));
         assert_eq!(shown(120), "0.1 s");
         assert_eq!(shown(3000), "3 s");
+        assert_eq!((shown(0), shown(40)), ("0 s".to_owned(), "0 s".to_owned()));
+        assert_eq!(
+            (shown(3040), shown(9990)),
+            ("3 s".to_owned(), "9.9 s".to_owned())
+        );
         assert_eq!(shown(59_999), "59 s");
         assert_eq!(shown(90_000), "1 min 30 s");
         assert_eq!(shown(11_520_000), "3 h 12 min");
