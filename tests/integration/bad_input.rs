@@ -297,7 +297,7 @@ fn commands_that_cannot_run_have_their_codes() {
         output
             .assert_code(code)
             .assert_one_line()
-            .assert_says(command);
+            .assert_says(command.trim_start_matches('.'));
         assert!(
             !scene.pid_file().exists(),
             "not even the file is made: {command:?}"
@@ -313,7 +313,7 @@ fn a_missing_interpreter_is_named() {
     output
         .assert_code(126)
         .assert_one_line()
-        .assert_says("./script")
+        .assert_says(scene.path("script").to_str().unwrap())
         .assert_says("interpreter");
 }
 
@@ -516,4 +516,152 @@ fn a_missing_double_dash_is_answered_with_what_can_be_typed() {
     output
         .assert_code(2)
         .assert_says("COMMAND goes after --: gateway run -n sh -- sh -c 'echo a b'\n");
+}
+
+// ---------------------------------------------------------------- advice that works
+
+/// A service's user: its home is nowhere, and no directory of the system is to be opened for it.
+#[test]
+fn a_user_without_a_home_is_told_of_a_place_for_a_service() {
+    let scene = Scene::for_everybody();
+    for (user, name) in [("65534", "nobody"), ("54321", "54321")] {
+        let mut command = scene.command("setpriv");
+        command
+            .args(["--reuid", user, "--regid", user, "--clear-groups"])
+            .arg(scene.program())
+            .args(["run", "-n", "demo", "--", "touch", "ran"])
+            .env_remove("GATEWAY_STATE_DIR");
+        let output = scene.finish_command(command);
+        output
+            .assert_code(83)
+            .assert_one_line()
+            .assert_says("has no home")
+            .assert_says(&format!(
+                "as root: install -d -o {name} /var/lib/gateway/NAME"
+            ))
+            .assert_says("StateDirectory=gateway/NAME")
+            .assert_says("-f PATH");
+        assert!(!output.stderr.contains("writable"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_directory_of_the_system_is_not_to_be_opened() {
+    let scene = Scene::for_everybody();
+    let command = scene.bare(["-f", "/etc/demo/gateway.pid", "run", "--", "true"]);
+    let output = scene.finish_command(as_nobody(&scene, &command));
+    output
+        .assert_code(83)
+        .assert_one_line()
+        .assert_says("; /etc belongs to root; name another path with -f PATH\n");
+}
+
+#[test]
+fn wrong_usage_names_the_program_and_where_to_read_more() {
+    let scene = Scene::new();
+    let output = usage(&scene, &["run", "--replce", "--", "true"]);
+    assert!(
+        output
+            .stderr
+            .starts_with("gateway: there is no option --replce; did you mean --replace?\n"),
+        "{output:?}"
+    );
+    output.assert_says("\nUsage: gateway run ");
+    assert!(
+        output.stderr.ends_with("\nfor more: gateway run --help\n"),
+        "{output:?}"
+    );
+    for words in [&["run", "--frobnicate"][..], &["stop", "--timeout", "-5"]] {
+        let output = usage(&scene, words);
+        assert!(!output.stderr.contains("tip:"), "{output:?}");
+        assert!(output.stderr.starts_with("gateway: "), "{output:?}");
+    }
+    let output = usage(&scene, &["frobnicate"]);
+    assert!(!output.stderr.contains("completions"), "{output:?}");
+}
+
+#[test]
+fn a_bad_name_is_told_with_what_is_wrong() {
+    let scene = Scene::new();
+    for (name, says) in [
+        ("x".repeat(256).as_str(), "too long (at most 255)"),
+        ("a\x1b[2J", "\\u{1b}[2J"),
+        ("", "empty"),
+    ] {
+        let output = scene.finish_command(scene.bare(["-n", name, "run", "--", "true"]));
+        output.assert_code(2).assert_says(says);
+        assert!(!output.stderr.contains('\x1b'), "{output:?}");
+    }
+    let output = scene.finish_command(scene.bare(["-f", "", "status"]));
+    output
+        .assert_code(2)
+        .assert_says("--pid-file <PATH> is empty");
+}
+
+#[test]
+fn exec_leaves_nobody_to_stop_the_command() {
+    let scene = Scene::new();
+    for option in ["--stop-timeout=5", "--stop-signal=INT"] {
+        usage(&scene, &["run", "--exec", option, "--", "true"]).assert_says("--exec");
+    }
+    scene.finish(["run", "--exec", "--", "true"]).assert_code(0);
+}
+
+#[test]
+fn a_command_line_in_one_word_is_taken_apart() {
+    let scene = Scene::new();
+    for (words, says) in [
+        (
+            &["sleep 5"][..],
+            "'sleep 5' is one word; write: -- sleep 5, or -- sh -c 'sleep 5'\n",
+        ),
+        (&["A=b c", "x"], "write: -- env 'A=b c' x\n"),
+        (
+            &["no-such-command"],
+            "it is in no directory of PATH: give its full path\n",
+        ),
+    ] {
+        let output = scene.finish([&["run", "--"], words].concat());
+        output.assert_code(127).assert_one_line().assert_says(says);
+    }
+    let output = scene.finish(["-v", "run", "--", "no-such-command"]);
+    output.assert_code(127).assert_says("PATH is ");
+}
+
+#[test]
+fn what_cannot_be_executed_is_told_with_what_to_type() {
+    let scene = Scene::new();
+    fs::write(scene.path("a b"), "").unwrap();
+    scene.script(&scene.path("dos"), "#!/bin/sh\r\necho\r\n");
+    fs::create_dir(scene.path("folder")).unwrap();
+    let path = |name: &str| scene.path(name).to_str().unwrap().to_owned();
+    for (command, says) in [
+        ("./a b", format!("; chmod +x '{}', or ", path("a b"))),
+        ("./dos", format!("sed -i 's/\\r$//' {}\n", path("dos"))),
+        ("./dos", "its first line ends with \\r".to_owned()),
+        (
+            "./folder",
+            format!("cannot execute {}: it is a directory", path("folder")),
+        ),
+    ] {
+        let output = scene.finish(["run", "--", command]);
+        output.assert_code(126).assert_one_line().assert_says(&says);
+    }
+}
+
+#[test]
+fn a_file_system_where_nothing_may_run_is_named() {
+    let scene = Scene::new();
+    let space = MountSpace::tmpfs(&scene, "still", "noexec");
+    let script = space.inside(&scene.path("still/script"));
+    fs::write(&script, "#!/bin/sh\n").unwrap();
+    set_mode(&script, 0o755);
+    let program = scene.path("still/script");
+    let words = ["run", "--", program.to_str().unwrap()];
+    let output = scene.finish_command(space.gateway(&scene.pid_file(), words));
+    output
+        .assert_code(126)
+        .assert_one_line()
+        .assert_says("mounted noexec");
+    assert!(!output.stderr.contains("chmod"), "{output:?}");
 }

@@ -327,3 +327,116 @@ fn a_filter_that_is_not_understood_is_told_in_our_words() {
         assert!(output.stderr.starts_with(&expected), "{output:?}");
     }
 }
+
+// ---------------------------------------------------------------- advice that works
+
+#[test]
+fn whoever_may_not_signal_the_holder_is_not_told_to_take_over() {
+    let scene = Scene::for_everybody();
+    let _holder = scene.hold();
+    set_mode(&scene.pid_file(), 0o666);
+    let command = as_nobody(&scene, &scene.gateway(["run", "--", "true"]));
+    let output = scene.finish_command(command);
+    output.assert_code(80).assert_says("; stop it: as root: ");
+    assert!(!output.stderr.contains("--replace"), "{output:?}");
+}
+
+/// `exec 9>FILE; flock -n 9; exec gateway run -f FILE`
+#[test]
+fn a_lock_of_our_own_is_told_as_such() {
+    let scene = Scene::new();
+    crate::harness::need("flock", "util-linux");
+    let script = "exec 9>gateway.pid; flock -n 9; exec \"$@\"";
+    let started = |words: &[&str]| {
+        let mut command = scene.command("bash");
+        command.args(["-c", script, "bash"]).arg(scene.program());
+        command.args(["-f", "gateway.pid"]).args(words);
+        scene.finish_command(command)
+    };
+    let says = "this process inherited the lock in descriptor 9: drop flock from the script";
+    for words in [
+        &["run", "--", "true"][..],
+        &[
+            "run",
+            "--replace",
+            "--timeout",
+            "2",
+            "--kill-after",
+            "1",
+            "--",
+            "true",
+        ],
+    ] {
+        started(words).assert_code(82).assert_says(says);
+    }
+    let output = started(&["run", "--wait", "--timeout", "200ms", "--", "true"]);
+    output.assert_code(81).assert_says(says);
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_a_fault() {
+    let scene = Scene::new();
+    for words in [
+        &["status"][..],
+        &["status", "--json"],
+        &["list"],
+        &["completions", "bash"],
+        &["--version"],
+        &["run", "--help"],
+    ] {
+        let mut command = scene.bare(words);
+        command.stdout(fs::File::create("/dev/full").unwrap());
+        let (out, err) = scene.words();
+        drop(out);
+        command.stderr(fs::File::create(&err).unwrap());
+        assert_eq!(command.status().unwrap().code(), Some(70), "{words:?}");
+        let said = fs::read_to_string(&err).unwrap();
+        assert!(
+            said.starts_with("gateway: cannot write to stdout: No space left"),
+            "{words:?}: {said}"
+        );
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = scene.bare(words);
+        command.stdout(writer);
+        command.stderr(fs::File::create(&err).unwrap());
+        command.status().unwrap();
+        assert_eq!(fs::read_to_string(&err).unwrap(), "", "{words:?}");
+    }
+}
+
+#[test]
+fn an_exec_holder_has_no_stop_of_its_own() {
+    let scene = Scene::new();
+    let mut holder = scene.start(["run", "--exec", "--", "sleep", "infinity"]);
+    scene.wait_for_record("it holds", |record| record.pid() == holder.pid());
+    wait_until("it is the command", SOON, || {
+        fs::read_to_string(format!("/proc/{}/comm", holder.pid())).unwrap() == "sleep\n"
+    });
+    let output = scene.finish(["status"]);
+    output.assert_code(0);
+    assert!(output.stdout.contains("--exec"), "{output:?}");
+    assert!(!output.stdout.contains("at stop"), "{output:?}");
+    assert_eq!(scene.status()["holder"]["exec"], true);
+    holder.signal(Signal::TERM);
+    holder.end();
+}
+
+#[test]
+fn what_was_typed_is_not_advised() {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    let with = |timeout: &str, kill_after: &str| {
+        let options = ["--timeout", timeout, "--kill-after", kill_after];
+        scene.finish([&["stop"][..], &options].concat())
+    };
+    let output = with("0", "0");
+    output.assert_code(82);
+    output.assert_says(&format!("gateway: not asked: pid {} (", holder.pid()));
+    output.assert_says("use --timeout 1");
+    assert!(!output.stderr.contains("--kill-after"), "{output:?}");
+    let output = with("10", "35");
+    output.assert_code(82);
+    output.assert_says("may need 35 s to stop, and --timeout 10 ends before that, ");
+    output.assert_says(" or --kill-after 9\n");
+}

@@ -1,9 +1,9 @@
 //! The interface, declared once: help, completions and the manual's options come from here.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use gateway_lock::place::{Choice, Name};
 use gateway_lock::signal::Signal;
@@ -137,7 +137,7 @@ pub struct Run {
     ///
     /// The lock lasts until the last process that has it is gone. Nobody is left to end COMMAND's
     /// descendants, to watch the pid file, or to mark its record ended.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["stop_signal", "stop_timeout"])]
     pub exec: bool,
 
     /// The command and its arguments.
@@ -191,10 +191,14 @@ pub enum Notify {
 }
 
 fn name(text: &str) -> Result<Name, String> {
-    Name::new(text).ok_or_else(|| {
-        "letters, digits, and . _ - @ : are allowed, not starting with . (for a path: -f PATH)"
-            .to_owned()
-    })
+    let wrong = match text.len() {
+        0 => "it is empty",
+        256.. => "it is too long (at most 255)",
+        _ => {
+            "letters, digits, and . _ - @ : are allowed, not starting with . (for a path: -f PATH)"
+        }
+    };
+    Name::new(text).ok_or_else(|| wrong.to_owned())
 }
 
 /// None of these is a request to end, whoever gets it: they stop, go on, or tell of a child.
@@ -218,7 +222,7 @@ fn signal(text: &str) -> Result<Signal, String> {
 
 /// Reads the command line.
 pub fn parse() -> Result<Cli, clap::Error> {
-    let cli = Cli::try_parse().map_err(tip)?;
+    let cli = Cli::try_parse()?;
     check(&cli)?;
     Ok(cli)
 }
@@ -266,65 +270,6 @@ fn check_list(global: &Global) -> Result<(), clap::Error> {
     ))
 }
 
-/// Likely slips get a sentence of their own.
-fn tip(mut error: clap::Error) -> clap::Error {
-    if error.kind() != ErrorKind::UnknownArgument {
-        return error;
-    }
-    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
-        return error;
-    };
-    let argument = OsString::from(argument);
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if let Some(text) = slip(&words, &argument) {
-        error = Cli::command().error(ErrorKind::UnknownArgument, text);
-    }
-    error
-}
-
-fn slip(words: &[OsString], argument: &OsStr) -> Option<String> {
-    let at = position(words, argument)?;
-    let before = at.checked_sub(1).and_then(|before| words[before].to_str());
-    let typed = argument.to_str()?;
-    if matches!(before, Some("-w" | "--wait")) && duration::parse(typed).is_ok() {
-        return Some(format!(
-            "--wait takes no time: for at most {typed}, say --wait --timeout {typed}"
-        ));
-    }
-    if typed.starts_with('-') || !words.iter().any(|word| word == "run") {
-        return None;
-    }
-    let (ours, command) = words.split_at(at);
-    Some(format!(
-        "COMMAND goes after --: gateway {} -- {}",
-        words::command_line(ours),
-        words::command_line(command)
-    ))
-}
-
-/// Where it stands by itself, and not as an option's value.
-fn position(words: &[OsString], argument: &OsStr) -> Option<usize> {
-    let interface = Cli::command();
-    let run = interface.find_subcommand("run")?;
-    let takes_value = |word: &OsString| {
-        let options = interface.get_arguments().chain(run.get_arguments());
-        options
-            .filter(|option| option.get_action().takes_values())
-            .any(|option| is_spelling(option, word))
-    };
-    (0..words.len()).find(|at| {
-        let value = at.checked_sub(1).is_some_and(|at| takes_value(&words[at]));
-        words[*at] == argument && !value
-    })
-}
-
-fn is_spelling(option: &clap::Arg, word: &OsStr) -> bool {
-    let word = word.to_str().unwrap_or_default();
-    let short = option.get_short().map(|short| format!("-{short}"));
-    let long = option.get_long().map(|long| format!("--{long}"));
-    short.as_deref() == Some(word) || long.as_deref() == Some(word)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,31 +298,5 @@ mod tests {
         for text in ["TERM", "INT", "QUIT", "USR1", "WINCH", "KILL", "15"] {
             assert!(signal(text).is_ok(), "{text}");
         }
-    }
-
-    #[test]
-    fn slips_are_answered_with_what_to_type() {
-        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
-        let said = |text: &str, argument: &str| slip(&words(text), argument.as_ref());
-        assert_eq!(
-            said("run -n x sleep 9", "sleep").unwrap(),
-            "COMMAND goes after --: gateway run -n x -- sleep 9"
-        );
-        assert_eq!(
-            said("-n web run --stop-signal QUIT web web", "web").unwrap(),
-            "COMMAND goes after --: gateway -n web run --stop-signal QUIT -- web web"
-        );
-        let quoted = ["run", "-n", "x", "sh", "-c", "echo a b"].map(OsString::from);
-        assert_eq!(
-            slip(&quoted, "sh".as_ref()).unwrap(),
-            "COMMAND goes after --: gateway run -n x -- sh -c 'echo a b'"
-        );
-        assert!(
-            said("run -w 10 -- sleep 9", "10")
-                .unwrap()
-                .contains("--wait --timeout 10")
-        );
-        assert_eq!(said("run --frobnicate", "--frobnicate"), None);
-        assert_eq!(said("status x", "x"), None);
     }
 }

@@ -20,9 +20,11 @@ mod exit;
 mod manager;
 mod message;
 mod narrator;
+mod usage;
 mod words;
 
 use clap::CommandFactory;
+use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command};
 use crate::commands::Context;
@@ -57,10 +59,10 @@ fn run(cli: Cli) -> Verdict {
         Command::Run(run) => commands::run::run(&context, &run),
         Command::Status(show) => Ok(commands::status::status(&context, &show)),
         Command::Stop(patience) => commands::stop::stop(&context, &patience),
-        Command::List(show) => commands::list::list(&show),
+        Command::List(show) => commands::list::list(&context, &show),
         Command::Completions { language } => {
-            commands::status::print(&describe::describe(Cli::command(), language));
-            Ok(Verdict::SUCCESS)
+            let text = describe::describe(Cli::command(), language);
+            Ok(commands::print(context.voice, &text, Verdict::SUCCESS))
         }
     };
     outcome.unwrap_or_else(|error| {
@@ -71,6 +73,15 @@ fn run(cli: Cli) -> Verdict {
 
 /// Help and version go to stdout and are no error; wrong usage ends with 2.
 fn usage(error: &clap::Error) -> u8 {
-    let _ = error.print();
-    if error.use_stderr() { USAGE } else { 0 }
+    let help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if error.use_stderr() && !help {
+        message::write_soon(usage::text(error).as_bytes());
+        return USAGE;
+    }
+    let printed = error.print();
+    if error.use_stderr() {
+        return USAGE;
+    }
+    // Quiet or not: the options are not known.
+    commands::printed(Voice::new(false), printed, Verdict::SUCCESS).end()
 }

@@ -184,7 +184,8 @@ fn is_journal() -> bool {
     stream == format!("{}:{}", metadata.dev(), metadata.ino())
 }
 
-fn write_soon(bytes: &[u8]) {
+/// Writes to stderr, or drops what finds no room soon.
+pub fn write_soon(bytes: &[u8]) {
     let stderr = std::io::stderr();
     if let Some(mut pipe) = own_way_into_a_pipe() {
         let patience = Timespec::try_from(PATIENCE).expect("a short time fits");

@@ -13,7 +13,7 @@ use gateway_lock::user::user_name;
 use gateway_lock::view::{State, View};
 
 use crate::cli::Show;
-use crate::commands::status;
+use crate::commands::{self, Context, status};
 use crate::exit::Verdict;
 use crate::words;
 
@@ -21,22 +21,22 @@ const HEADINGS: [&str; 8] = [
     "NAME", "STATE", "PID", "UP", "USER", "UNIT", "COMMAND", "PID FILE",
 ];
 
-pub fn list(show: &Show) -> Result<Verdict> {
+pub fn list(context: &Context, show: &Show) -> Result<Verdict> {
     let around = Surroundings::of_this_process();
     let views = census::list(&around.places())?;
-    if show.json {
+    let text = if show.json {
         let objects: Vec<_> = views.iter().map(status::object).collect();
         let text = serde_json::to_string(&objects).expect("this has nothing that JSON cannot say");
-        status::print(&format!("{text}\n"));
+        format!("{text}\n")
     } else {
         let mut users = HashMap::new();
         let rows: Vec<[String; 8]> = views
             .iter()
             .map(|view| Row::of(view, &around, &mut users).cells())
             .collect();
-        status::print(&table(&rows));
-    }
-    Ok(Verdict::SUCCESS)
+        table(&rows)
+    };
+    Ok(commands::print(context.voice, &text, Verdict::SUCCESS))
 }
 
 /// One line of the table; what is not known is shown as `-`.

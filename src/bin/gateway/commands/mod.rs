@@ -5,6 +5,8 @@ pub mod run;
 pub mod status;
 pub mod stop;
 
+use std::io::{ErrorKind, Write};
+
 use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::place::{Choice, Surroundings};
 use gateway_lock::signals::Signals;
@@ -12,7 +14,7 @@ use gateway_lock::takeover::Mode;
 use gateway_lock::{Result, census, variables};
 
 use crate::cli::Global;
-use crate::exit::{CANNOT_REPLACE, Verdict};
+use crate::exit::{CANNOT_REPLACE, FAULT, Verdict};
 use crate::message::Voice;
 use crate::words::{self, Subject};
 
@@ -57,6 +59,22 @@ impl Context {
                 held.join("; ")
             )
         })
+    }
+}
+
+/// Prints an answer; what cannot be printed is a fault, unless its reader has gone away.
+pub fn print(voice: Voice, text: &str, verdict: Verdict) -> Verdict {
+    printed(voice, std::io::stdout().write_all(text.as_bytes()), verdict)
+}
+
+/// What became of an answer that was printed.
+pub fn printed(voice: Voice, written: std::io::Result<()>, verdict: Verdict) -> Verdict {
+    match written.and_then(|()| std::io::stdout().flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            voice.fault(&format!("cannot write to stdout: {error}"));
+            Verdict::Code(FAULT)
+        }
+        _ => verdict,
     }
 }
 

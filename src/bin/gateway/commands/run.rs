@@ -146,6 +146,12 @@ impl Session<'_> {
         signals: &mut Signals,
     ) -> Result<Verdict> {
         self.tell_acquired(&acquired);
+        if command.is_none() && self.context.voice.counts_down() {
+            self.context.voice.expected(&format!(
+                "holding {} with no command; Ctrl-C lets go",
+                words::path(&self.subject.path)
+            ));
+        }
         let (replaced, own) = (acquired.replaced, acquired.claim.record().clone());
         let may_notify = self.run.notify == Notify::Payload;
         if let Some(command) = command.filter(|_| self.run.exec) {

@@ -1,7 +1,5 @@
 //! `status`: what is true of a pid file, and how the last run ended.
 
-use std::io::Write;
-
 use gateway_lock::Error;
 use gateway_lock::holder::Holder;
 use gateway_lock::record::{End, Manager, Payload, Record};
@@ -12,7 +10,7 @@ use gateway_lock::view::{self, State, View};
 use serde::Serialize;
 
 use crate::cli::Show;
-use crate::commands::Context;
+use crate::commands::{Context, print};
 use crate::exit::{STATUS_CRASHED, STATUS_FREE, STATUS_HELD, STATUS_UNKNOWN, Verdict};
 use crate::words::{self, Subject};
 
@@ -25,17 +23,14 @@ pub fn status(context: &Context, show: &Show) -> Verdict {
         Ok(view) => view,
         Err(error) => return cannot_tell(context, show, Some(&subject), error),
     };
-    if show.json {
-        print(&json(&view));
+    let answer = if show.json {
+        json(&view)
     } else {
-        print(&text(&view, &subject));
-        if matches!(view.state, State::Free)
-            && let Some(others) = context.others()
-        {
-            print(&format!("      {others}\n"));
-        }
-    }
-    Verdict::Code(code(&view.state))
+        let others = matches!(view.state, State::Free).then(|| context.others());
+        let others = others.flatten().map(|others| format!("      {others}\n"));
+        text(&view, &subject) + &others.unwrap_or_default()
+    };
+    print(context.voice, &answer, Verdict::Code(code(&view.state)))
 }
 
 /// LSB: 0 runs, 1 dead with a pid file, 3 not running, 4 unknown.
@@ -57,24 +52,19 @@ fn cannot_tell(context: &Context, show: &Show, subject: Option<&Subject>, error:
     context.voice.fault(&error.to_string());
     let path = subject.map(|subject| subject.path.as_path());
     let state = view::name_of(&Err(error));
-    if show.json {
-        print(&line(&StatusJson {
+    let answer = if show.json {
+        line(&StatusJson {
             format: 1,
             state,
             pid_file: path.map(|path| Text(path.as_os_str().to_os_string())),
             holder: None,
             last: None,
-        }));
+        })
     } else {
         let file = path.map_or_else(String::new, |path| file(&words::path(path)));
-        print(&format!("{state}: cannot tell who holds the lock\n{file}"));
-    }
-    Verdict::Code(STATUS_UNKNOWN)
-}
-
-/// A reader that has gone away is no fault of ours.
-pub fn print(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        format!("{state}: cannot tell who holds the lock\n{file}")
+    };
+    print(context.voice, &answer, Verdict::Code(STATUS_UNKNOWN))
 }
 
 /// What `--json` prints. Keys are only ever added.
@@ -103,6 +93,8 @@ struct HolderJson {
     since: Option<Timestamp>,
     stop_timeout: Option<Limit>,
     host: Option<Text>,
+    /// Whether it became its command.
+    exec: Option<bool>,
 }
 
 /// How the previous run ended; its record's end is missing where it crashed.
@@ -170,6 +162,7 @@ fn of_holder(holder: &Holder) -> HolderJson {
         json.since = Some(record.since);
         json.stop_timeout = record.stop_timeout;
         json.host = Some(record.host.clone());
+        json.exec = Some(record.exec);
     }
     json
 }
@@ -189,6 +182,7 @@ fn of_pid(pid: i32, argv: &[std::ffi::OsString]) -> HolderJson {
         since: None,
         stop_timeout: None,
         host: None,
+        exec: None,
     }
 }
 
@@ -229,7 +223,8 @@ fn text(view: &View, subject: &Subject) -> String {
             file(&path)
         ),
         State::Invisible(Some(pid)) => format!(
-            "invisible: pid {pid} has the lock, and this user may not look at it; look as root\n{}",
+            "invisible: pid {pid} has the lock, and this user may not look at it; {}\n{}",
+            words::look_elsewhere(),
             file(&path)
         ),
         State::Starting(None) | State::Invisible(None) => format!(
@@ -303,7 +298,8 @@ fn since(record: &Record) -> String {
 }
 
 fn at_stop(record: &Record) -> String {
-    let Some(limit) = record.stop_timeout else {
+    // Whoever became its command ends as that likes.
+    let Some(limit) = record.stop_timeout.filter(|_| !record.exec) else {
         return String::new();
     };
     let signal = record.stop_signal.unwrap_or(Signal::TERM);
@@ -346,10 +342,10 @@ fn free(view: &View, subject: &Subject) -> String {
         Some(record) => {
             let who = words::process(record.pid, &words::words(record.command()));
             let original = words::path(&record.path());
-            format!("nobody holds it; it is a copy of {original}, which {who} wrote")
+            format!("nobody holds the lock; it is a copy of {original}, which {who} wrote")
         }
         None => format!(
-            "nobody holds it; start with: {}",
+            "nobody holds the lock; start with: {}",
             subject.typed("run -- COMMAND")
         ),
     }

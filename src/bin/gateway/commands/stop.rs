@@ -44,7 +44,7 @@ pub fn stop(context: &Context, patience: &StopPatience) -> Result<Verdict> {
 fn nothing(context: &Context, view: &View) -> Verdict {
     let why = match view.state {
         State::Crashed => "the last run crashed and left nothing",
-        _ => "nobody holds it",
+        _ => "nobody holds the lock",
     };
     let path = words::path(&view.path);
     context

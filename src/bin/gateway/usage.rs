@@ -1,0 +1,410 @@
+//! Wrong usage, in words: what is wrong and what to type, then the usage of the command in use.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command, CommandFactory};
+use gateway_lock::text::printable;
+
+use crate::cli::Cli;
+use crate::duration;
+use crate::words;
+
+/// What is told of an error of this process's command line.
+pub fn text(error: &clap::Error) -> String {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    text_of(error, &words)
+}
+
+fn text_of(error: &clap::Error, words: &[OsString]) -> String {
+    let mut interface = Cli::command();
+    interface.build();
+    let line = Line::new(words, &interface);
+    let said = line.said(error).unwrap_or_else(|| plain(error));
+    let used = line.used.map(|at| line.ours[at].to_string_lossy());
+    let verb = used.map_or_else(String::new, |verb| format!("{verb} "));
+    let command = match interface.find_subcommand_mut(verb.trim_end()) {
+        Some(command) => command,
+        None => &mut interface,
+    };
+    format!(
+        "gateway: {}\n\n{}\n\nfor more: gateway {verb}--help\n",
+        printable(said.as_ref()),
+        command.render_usage()
+    )
+}
+
+/// The parser's own sentence in one line: without the usage, and without its tips, which lead astray.
+fn plain(error: &clap::Error) -> String {
+    let shown = error.to_string();
+    let ends = ["Usage:", "tip:", "For more information"];
+    let sentence: Vec<&str> = shown
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !ends.iter().any(|end| line.starts_with(end)))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let sentence = sentence.join(" ");
+    sentence
+        .strip_prefix("error: ")
+        .unwrap_or(&sentence)
+        .to_owned()
+}
+
+/// A command line that was not understood.
+struct Line<'a> {
+    interface: &'a Command,
+    /// What is said to us.
+    ours: &'a [OsString],
+    /// `--` and COMMAND.
+    theirs: &'a [OsString],
+    /// Where the command in use stands.
+    used: Option<usize>,
+}
+
+impl<'a> Line<'a> {
+    fn new(words: &'a [OsString], interface: &'a Command) -> Self {
+        let dashes = words.iter().position(|word| word == "--");
+        let (ours, theirs) = words.split_at(dashes.unwrap_or(words.len()));
+        let mut line = Self {
+            interface,
+            ours,
+            theirs,
+            used: None,
+        };
+        line.used = line.first_word().filter(|at| {
+            let name = ours[*at].to_str();
+            name.is_some_and(|name| interface.find_subcommand(name).is_some())
+        });
+        line
+    }
+
+    /// Likely slips get a sentence of their own.
+    fn said(&self, error: &clap::Error) -> Option<String> {
+        match error.kind() {
+            ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => Some(self.no_command()),
+            ErrorKind::InvalidValue => self.empty(error),
+            ErrorKind::UnknownArgument | ErrorKind::TooManyValues => self
+                .wait_with_a_time()
+                .or_else(|| self.unknown(argument(error)?)),
+            _ => None,
+        }
+    }
+
+    /// No command of ours, or one that there is not.
+    fn no_command(&self) -> String {
+        let Some(at) = self.first_word() else {
+            if self.theirs.is_empty() {
+                return format!("no command is given; {}", self.commands());
+            }
+            return format!(
+                "no command is given; did you mean: gateway run {}",
+                words::command_line(&[self.ours, self.theirs].concat())
+            );
+        };
+        let wrong = &self.ours[at];
+        let meant = if wrong == "help" {
+            let about = self.ours.get(at + 1).and_then(|word| word.to_str());
+            let about = about.filter(|about| self.interface.find_subcommand(about).is_some());
+            about.map_or_else(|| "--help".to_owned(), |about| format!("{about} --help"))
+        } else {
+            match nearest(wrong, self.names()) {
+                Some(name) => {
+                    let mut line = self.ours.to_vec();
+                    line[at] = name.into();
+                    words::command_line(&[&line, self.theirs].concat())
+                }
+                None => {
+                    return format!(
+                        "{} is no command; {}",
+                        words::quoted(wrong),
+                        self.commands()
+                    );
+                }
+            }
+        };
+        format!(
+            "{} is no command; did you mean: gateway {meant}",
+            words::quoted(wrong)
+        )
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> {
+        self.interface
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+            .map(|command| command.get_name().to_owned())
+    }
+
+    fn commands(&self) -> String {
+        let names: Vec<String> = self.names().collect();
+        format!("there are: {}", names.join(", "))
+    }
+
+    /// An empty word, as a shell makes it of a variable that is not set.
+    fn empty(&self, error: &clap::Error) -> Option<String> {
+        let given = self
+            .ours
+            .iter()
+            .any(|word| word.is_empty() || word.as_encoded_bytes().ends_with(b"="));
+        let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else {
+            return None;
+        };
+        let option = argument(error)?;
+        (given && value.is_empty()).then(|| format!("the value of {option} is empty"))
+    }
+
+    fn wait_with_a_time(&self) -> Option<String> {
+        let is_time = |word: &str| duration::parse(word).is_ok();
+        let time = self.ours.iter().enumerate().find_map(|(at, word)| {
+            let word = word.to_str()?;
+            let joined = word
+                .strip_prefix("--wait=")
+                .or_else(|| word.strip_prefix("-w"));
+            let apart = matches!(word, "-w" | "--wait")
+                .then(|| self.ours.get(at + 1)?.to_str())
+                .flatten();
+            joined
+                .filter(|time| is_time(time))
+                .or(apart.filter(|time| is_time(time)))
+        })?;
+        Some(format!(
+            "--wait takes no time: for at most {time}, say --wait --timeout {time}"
+        ))
+    }
+
+    fn unknown(&self, argument: &str) -> Option<String> {
+        if argument.starts_with('-') {
+            return self.value_or_option(argument);
+        }
+        let at = self.standing_alone(argument)?;
+        if self.used.is_none_or(|used| self.ours[used] != "run") {
+            return None;
+        }
+        let (ours, command) = self.ours.split_at(at);
+        let command = [command, self.theirs].concat();
+        Some(format!(
+            "COMMAND goes after --: gateway {} -- {}",
+            words::command_line(ours),
+            words::command_line(&command)
+        ))
+    }
+
+    /// What begins with a dash: a value that is none, or a mistyped option.
+    fn value_or_option(&self, argument: &str) -> Option<String> {
+        let is_it = |word: &OsString| {
+            word.to_str().is_some_and(|word| {
+                word == argument
+                    || word.starts_with(&format!("{argument}="))
+                    || !argument.starts_with("--") && word.starts_with(argument)
+            })
+        };
+        let at = self.ours.iter().position(is_it)?;
+        if let Some(option) = at
+            .checked_sub(1)
+            .filter(|at| self.takes_value(&self.ours[*at]))
+        {
+            return Some(format!(
+                "{} is no value for {}",
+                words::quoted(&self.ours[at]),
+                words::quoted(&self.ours[option])
+            ));
+        }
+        let longs = || {
+            self.options()
+                .filter_map(Arg::get_long)
+                .map(|long| format!("--{long}"))
+        };
+        let mut begun = longs().filter(|long| argument.len() > 4 && long.starts_with(argument));
+        let meant = match (begun.next(), begun.next()) {
+            (Some(long), None) => long,
+            _ => nearest(argument.as_ref(), longs())?,
+        };
+        Some(format!(
+            "there is no option {argument}; did you mean {meant}?"
+        ))
+    }
+
+    /// The options that may stand here.
+    fn options(&self) -> impl Iterator<Item = &Arg> {
+        let name = self.used.and_then(|at| self.ours[at].to_str());
+        let command = name.and_then(|name| self.interface.find_subcommand(name));
+        command
+            .unwrap_or(self.interface)
+            .get_arguments()
+            .filter(|option| !option.is_positional() && !option.is_hide_set())
+    }
+
+    /// The first word that is neither an option nor the value of one.
+    fn first_word(&self) -> Option<usize> {
+        (0..self.ours.len()).find(|at| {
+            let option = self.ours[*at].as_encoded_bytes().starts_with(b"-");
+            !option && !self.is_value(*at)
+        })
+    }
+
+    /// Where a word stands by itself, and not as an option's value.
+    fn standing_alone(&self, word: &str) -> Option<usize> {
+        (0..self.ours.len()).find(|at| self.ours[*at] == word && !self.is_value(*at))
+    }
+
+    fn is_value(&self, at: usize) -> bool {
+        at.checked_sub(1)
+            .is_some_and(|before| self.takes_value(&self.ours[before]))
+    }
+
+    fn takes_value(&self, word: &OsStr) -> bool {
+        let commands = self.interface.get_subcommands().chain([self.interface]);
+        commands
+            .flat_map(Command::get_arguments)
+            .filter(|option| option.get_action().takes_values())
+            .any(|option| is_spelling(option, word))
+    }
+}
+
+/// What the parser complains of.
+fn argument(error: &clap::Error) -> Option<&str> {
+    match error.get(ContextKind::InvalidArg)? {
+        ContextValue::String(argument) => Some(argument),
+        _ => None,
+    }
+}
+
+fn is_spelling(option: &Arg, word: &OsStr) -> bool {
+    let word = word.to_str().unwrap_or_default();
+    let short = option.get_short().map(|short| format!("-{short}"));
+    let long = option.get_long().map(|long| format!("--{long}"));
+    short.as_deref() == Some(word) || long.as_deref() == Some(word)
+}
+
+/// The one that is meant, where it is a slip or two away.
+fn nearest(typed: &OsStr, all: impl Iterator<Item = String>) -> Option<String> {
+    let typed = typed.to_str()?;
+    all.map(|one| (distance(typed, &one), one))
+        .filter(|(distance, one)| {
+            *distance <= 2 && distance * 2 < one.trim_start_matches('-').len()
+        })
+        .min()
+        .map(|(_, one)| one)
+}
+
+/// How many letters are to be put in, left out or changed (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.bytes().enumerate() {
+            let changed = before + usize::from(a != b);
+            before = row[j + 1];
+            row[j + 1] = changed.min(before + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    /// The first line of what is said.
+    fn said(words: &[&str]) -> String {
+        let typed: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let whole = ["gateway"].iter().chain(words);
+        let error = Cli::try_parse_from(whole).expect_err("wrong usage");
+        let text = text_of(&error, &typed);
+        text.lines().next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_forgotten_double_dash_is_put_in() {
+        for (typed, meant) in [
+            (&["run", "-n", "x", "sleep", "9"][..], "run -n x -- sleep 9"),
+            (
+                &["-n", "web", "run", "--stop-signal", "QUIT", "web", "web"],
+                "-n web run --stop-signal QUIT -- web web",
+            ),
+            (
+                &["run", "-n", "x", "sh", "-c", "echo a b"],
+                "run -n x -- sh -c 'echo a b'",
+            ),
+        ] {
+            let expected = format!("gateway: COMMAND goes after --: gateway {meant}");
+            assert_eq!(said(typed), expected);
+        }
+    }
+
+    #[test]
+    fn a_time_for_wait_has_an_option_of_its_own() {
+        for typed in [
+            &["run", "-w", "10"][..],
+            &["run", "-w10"],
+            &["run", "--wait=10"],
+        ] {
+            let words = [typed, &["--", "true"]].concat();
+            assert_eq!(
+                said(&words),
+                "gateway: --wait takes no time: for at most 10, say --wait --timeout 10"
+            );
+        }
+    }
+
+    #[test]
+    fn a_slip_is_told_with_what_was_meant() {
+        for (typed, expected) in [
+            (
+                &["run", "--replce", "--", "true"][..],
+                "there is no option --replce; did you mean --replace?",
+            ),
+            (
+                &["run", "--kill", "--", "true"],
+                "there is no option --kill; did you mean --kill-after?",
+            ),
+            (
+                &["run", "--frobnicate"],
+                "unexpected argument '--frobnicate' found",
+            ),
+            (&["stop", "--timeout", "-5"], "-5 is no value for --timeout"),
+            (&["status", "x"], "unexpected argument 'x' found"),
+            (
+                &["-n", "demo", "--", "true"],
+                "no command is given; did you mean: gateway run -n demo -- true",
+            ),
+            (
+                &["-n", "demo", "statsu"],
+                "statsu is no command; did you mean: gateway -n demo status",
+            ),
+            (
+                &["help", "run"],
+                "help is no command; did you mean: gateway run --help",
+            ),
+            (
+                &["frobnicate"],
+                "frobnicate is no command; there are: run, status, stop, list",
+            ),
+            (
+                &["-n", "demo"],
+                "no command is given; there are: run, status, stop, list",
+            ),
+            (
+                &["-f", "", "status"],
+                "the value of --pid-file <PATH> is empty",
+            ),
+        ] {
+            assert_eq!(said(typed), format!("gateway: {expected}"), "{typed:?}");
+        }
+    }
+
+    #[test]
+    fn letters_are_counted() {
+        for (one, other, apart) in [
+            ("", "ab", 2),
+            ("run", "run", 0),
+            ("rnu", "run", 2),
+            ("abc", "axcd", 2),
+        ] {
+            assert_eq!(distance(one, other), apart, "{one} {other}");
+        }
+    }
+}
