@@ -114,7 +114,7 @@ fn search(name: &OsStr) -> Result<PathBuf> {
 }
 
 fn check(program: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(program).unwrap_or_else(|_| program.to_path_buf());
+    let absolute = absolute(program);
     let shown = printable(absolute.as_os_str());
     let stat = rustix::fs::stat(program).map_err(|errno| match errno {
         rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => Error::new(
@@ -133,6 +133,11 @@ fn check(program: &Path) -> Result<PathBuf> {
         .map_err(|errno| not_executable(&shown, errno).advise(how_to_execute(&absolute)))?;
     check_format(program)?;
     Ok(program.to_path_buf())
+}
+
+/// For messages: a log tells no current directory.
+fn absolute(program: &Path) -> PathBuf {
+    std::path::absolute(program).unwrap_or_else(|_| program.to_path_buf())
 }
 
 /// What makes a file executable, if that is all it lacks.
@@ -187,7 +192,7 @@ fn check_interpreter(program: &Path, line: &[u8]) -> Result<()> {
         return Ok(());
     };
     rustix::fs::accessat(CWD, interpreter, Access::EXEC_OK, AtFlags::EACCESS).map_err(|errno| {
-        let absolute = std::path::absolute(program).unwrap_or_else(|_| program.to_path_buf());
+        let absolute = absolute(program);
         let (script, missing) = (
             printable(absolute.as_os_str()),
             printable(interpreter.as_os_str()),
@@ -482,7 +487,7 @@ fn take_back(pid: Pid) {
 }
 
 fn cannot_start(command: &Command, error: io::Error) -> Error {
-    let shown = printable(command.program.as_os_str());
+    let shown = printable(absolute(&command.program).as_os_str());
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
             Error::system(format!("cannot start a process for {shown}")).because(error)

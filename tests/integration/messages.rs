@@ -440,3 +440,23 @@ fn what_was_typed_is_not_advised() {
     output.assert_says("may need 35 s to stop, and --timeout 10 ends before that, ");
     output.assert_says(" or --kill-after 9\n");
 }
+
+#[test]
+fn a_holder_without_a_command_tells_a_terminal_how_it_ends() {
+    let scene = Scene::new();
+    let terminal = crate::harness::Terminal::open();
+    let mut holder = terminal.start(&scene, &scene.gateway(["run"]));
+    let path = scene.pid_file();
+    terminal.wait_for(&format!(
+        "gateway: holding {} with no command; Ctrl-C lets go",
+        path.to_str().unwrap()
+    ));
+    terminal.ctrl_c();
+    assert_eq!(holder.end(), End::Code(0));
+    // Elsewhere nobody presses a key.
+    let mut holder = scene.start(["run"]);
+    scene.wait_for_record("it holds", |record| record.pid() == holder.pid());
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::Code(0));
+    assert_eq!(holder.stderr(), "");
+}

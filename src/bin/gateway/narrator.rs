@@ -88,8 +88,7 @@ impl<'a> Narrator<'a> {
     fn count_down(&mut self, who: &Sighting, left: Option<Duration>) {
         self.counting = true;
         // Rounded up: as long as time is left, some is shown.
-        let seconds = |left: Duration| left.as_secs() + u64::from(left.subsec_nanos() > 0);
-        let whole = |left: Duration| words::span(Duration::from_secs(seconds(left)));
+        let whole = |left| words::span(Duration::from_secs(words::typed_seconds(left)));
         let end = left.map_or_else(String::new, |left| format!(", {} left", whole(left)));
         self.voice
             .countdown(&format!("waiting for {}{end}", words::sighting(who)));

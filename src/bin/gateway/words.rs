@@ -155,7 +155,7 @@ pub fn why(why: Why) -> &'static str {
 }
 
 /// How to say it to us: whole seconds, rounded up.
-fn typed_seconds(length: Duration) -> u64 {
+pub fn typed_seconds(length: Duration) -> u64 {
     length.as_secs() + u64::from(length.subsec_nanos() > 0)
 }
 
