@@ -586,6 +586,7 @@ fn a_bad_name_is_told_with_what_is_wrong() {
     for (name, says) in [
         ("x".repeat(256).as_str(), "too long (at most 255)"),
         ("a\x1b[2J", "\\u{1b}[2J"),
+        ("a\nb", "invalid value 'a\\nb' for"),
         ("", "empty"),
     ] {
         let output = scene.finish_command(scene.bare(["-n", name, "run", "--", "true"]));

@@ -36,7 +36,11 @@ fn text_of(error: &clap::Error, words: &[OsString]) -> String {
 
 /// The parser's own sentence in one line: without the usage, and without its tips, which lead astray.
 fn plain(error: &clap::Error) -> String {
-    let shown = error.to_string();
+    let mut shown = error.to_string();
+    // Before the lines are joined: a line end in a word is not one of the parser's.
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
+        shown = shown.replace(value.as_str(), &printable(value.as_ref()));
+    }
     let ends = ["Usage:", "tip:", "For more information"];
     let sentence: Vec<&str> = shown
         .lines()
