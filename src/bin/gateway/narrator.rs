@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gateway_lock::Error;
 use gateway_lock::acquire::{self, Progress};
 use gateway_lock::claim::{Contest, Finding};
-use gateway_lock::holder::{Holder, Sighting, numbers_mean_the_same};
+use gateway_lock::holder::{Holder, Sighting};
 use gateway_lock::process::{Pid, Stat};
 use gateway_lock::record::{Asker, Record};
 use gateway_lock::signal::Signal;
@@ -235,13 +235,8 @@ fn tell_finding(voice: &Voice, path: &str, finding: &Finding) {
             voice.fault(&format!("{path} leads elsewhere now: a directory on the way was moved, or replaced by a symbolic link; nothing is written there, and the lock is held"));
         }
         Finding::Lost(theirs) => voice.fault(&format!(
-            "{path} was taken by {}{}; stopping, and ending with {LOST}",
-            words::process(theirs.pid, &words::words(theirs.command())),
-            if numbers_mean_the_same(theirs) {
-                ""
-            } else {
-                ", a number of another pid namespace"
-            }
+            "{path} was taken by {}; stopping, and ending with {LOST}",
+            words::recorded(theirs)
         )),
         Finding::Intact => voice.fault(&format!("{path} is back, and the lock is held")),
         Finding::Overwritten => {}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gateway_lock::acquire::{Former, Refused};
-use gateway_lock::holder::{Holder, Locker, Sighting};
+use gateway_lock::holder::{Holder, Locker, Sighting, numbers_mean_the_same};
 use gateway_lock::place::Choice;
 use gateway_lock::process::Pid;
 use gateway_lock::record::{Asker, End, Manager, Reason, Record};
@@ -69,6 +69,16 @@ pub fn process(pid: Pid, argv: &[OsString]) -> String {
         format!("pid {pid}")
     } else {
         format!("pid {pid} ({})", command(argv))
+    }
+}
+
+/// Who wrote a record: its pid may be a number of another pid namespace, and somebody else's here.
+pub fn recorded(record: &Record) -> String {
+    let who = process(record.pid, &words(record.command()));
+    if numbers_mean_the_same(record) {
+        who
+    } else {
+        format!("{who}, a number of another pid namespace")
     }
 }
 
@@ -530,6 +540,24 @@ mod tests {
         assert_eq!(shown(90_000), "1 min 30 s");
         assert_eq!(shown(11_520_000), "3 h 12 min");
         assert_eq!(shown(86_400_000), "1 d");
+    }
+
+    #[test]
+    fn a_number_of_another_namespace_is_called_one() {
+        let written = |namespace: u64| {
+            format!(
+                "7\n{{\"format\":1,\"pid\":7,\"start_time\":1,\"boot_id\":\"b\",\"pid_namespace\":{namespace},\
+                 \"host\":\"h\",\"uid\":0,\"path\":\"/p\",\"dev\":1,\"inode\":2,\"run_id\":\"63399ab896304c55321331eb748a0f53\",\"generation\":1,\
+                 \"since\":\"2026-11-24T15:27:38Z\",\"argv\":[\"web\"],\"payload\":null}}\n"
+            )
+        };
+        let said = |namespace| {
+            let contents = gateway_lock::record::Contents::decode(written(namespace).as_bytes());
+            recorded(contents.record().expect("a record"))
+        };
+        // 0: the writer could not tell.
+        assert_eq!(said(0), "pid 7 (web)");
+        assert_eq!(said(1), "pid 7 (web), a number of another pid namespace");
     }
 
     #[test]
