@@ -85,6 +85,17 @@ fn is_locked_file(
     Ok(flock.is_some_and(counts) && FileId::at(Path::new(&format!("{folder}/fd/{fd}")))? == file)
 }
 
+/// The descriptor through which this very process has the lock on a file, whoever took it.
+pub(crate) fn own_descriptor_with_lock(file: FileId) -> Option<i32> {
+    let folder = "/proc/self";
+    let entries = std::fs::read_dir(format!("{folder}/fdinfo")).ok()?;
+    entries.flatten().find_map(|entry| {
+        let name = entry.file_name();
+        let locked = is_locked_file(folder, &name, file, |_| true).unwrap_or(false);
+        locked.then(|| name.to_str()?.parse().ok())?
+    })
+}
+
 fn read_fdinfo(folder: &str, fd: &str) -> io::Result<Vec<u8>> {
     read_bounded(&format!("{folder}/fdinfo/{fd}"), 64 * 1024)
 }

@@ -119,8 +119,11 @@ fn unusable(directory: &Path, errno: Errno) -> Error {
 #[must_use]
 pub fn network_file_system(path: &Path) -> Option<&'static str> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
-    let kind = rustix::fs::statfs(existing).ok()?.f_type;
-    // statfs(2) lists these numbers.
+    network_name(rustix::fs::statfs(existing).ok()?.f_type)
+}
+
+/// statfs(2) lists these numbers.
+fn network_name(kind: rustix::fs::FsWord) -> Option<&'static str> {
     match kind {
         0x6969 => Some("NFS"),
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
@@ -137,4 +140,31 @@ pub fn is_on_the_network(path: &Path) -> bool {
     // FUSE: its program may show what somebody else does.
     let fuse = rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == 0x6573_5546);
     fuse || network_file_system(path).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers are those of statfs(2), each from its own line there.
+    #[test]
+    fn network_file_systems_are_known_by_their_numbers() {
+        for (kind, name) in [
+            (0x6969, Some("NFS")),
+            (0x517b, Some("SMB")),
+            (0xff53_4d42, Some("SMB")),
+            (0xfe53_4d42, Some("SMB")),
+            (0x0102_1997, Some("9p")),
+            (0x00c3_6400, Some("Ceph")),
+            (0x5346_414f, Some("AFS")),
+            // ext4, tmpfs, overlayfs, btrfs, xfs
+            (0xef53, None),
+            (0x0102_1994, None),
+            (0x794c_7630, None),
+            (0x9123_683e, None),
+            (0x5846_5342, None),
+        ] {
+            assert_eq!(network_name(kind), name, "{kind:#x}");
+        }
+    }
 }

@@ -18,7 +18,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use crate::descriptors::{Descriptors, LockedFile, Taking, descriptor_with_lock, locked_files};
+use crate::descriptors::{
+    Descriptors, LockedFile, Taking, descriptor_with_lock, locked_files, own_descriptor_with_lock,
+};
 pub use crate::kernel_locks::{parse_locks, table_of_locks, taker_of};
 use crate::kernel_locks::{printed_device, takers};
 use crate::lock::{Authority, Features, FileId, OpenFile};
@@ -708,13 +710,7 @@ fn is_on_its_way_out(stat: &Stat) -> bool {
 /// took it with flock(1), and then became this program.
 #[must_use]
 pub fn inherited_lock(path: &Path) -> Option<i32> {
-    let file = FileId::at(path).ok()?;
-    let entries = std::fs::read_dir("/proc/self/fdinfo").ok()?;
-    entries.flatten().find_map(|entry| {
-        let name = entry.file_name();
-        let locked = is_locked_file(Pid::this(), &name, file).unwrap_or(false);
-        locked.then(|| name.to_str()?.parse().ok())?
-    })
+    own_descriptor_with_lock(FileId::at(path).ok()?)
 }
 
 #[cfg(test)]
