@@ -470,7 +470,7 @@ fn a_dead_server_behind_a_strangers_lock_is_not_waited_for() {
         // In our table of mounts; in the locker's only; in nobody's.
         fresh("");
         fresh("umount -l mounted;");
-        let mut list = scene.start(["list"]);
+        let mut list = scene.spawn(scene.bare(["list"]));
         assert_eq!(list.end_within(Duration::from_secs(3)), End::Code(0));
         rustix::mount::unmount(&mounted, rustix::mount::UnmountFlags::DETACH).expect("a mount");
         fresh("");

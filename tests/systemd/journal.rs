@@ -83,7 +83,7 @@ fn the_journal_tells_who_held_who_asked_what_was_ended_and_after_how_long() {
         "(gateway run --replace -n web -- /run/test/drain web 1)".to_owned(),
         "asked pid ".to_owned(),
         "took over from pid ".to_owned(),
-        "(/run/test/drain web 1) after 1.".to_owned(),
+        "(/run/test/drain web 1) after 1".to_owned(),
         "stopping: TERM from pid ".to_owned(),
         "(gateway -n web stop)".to_owned(),
     ];
