@@ -81,7 +81,13 @@ impl<'a> Narrator<'a> {
             Mode::Wait => "standing by behind",
             _ => "waiting for",
         };
-        let who = words::inherited(self.subject).unwrap_or_else(|| words::sighting(who));
+        let proven = matches!(who, Sighting::Proven(_) | Sighting::Ending(_));
+        let inherited = if proven {
+            None
+        } else {
+            words::inherited(self.subject)
+        };
+        let who = inherited.unwrap_or_else(|| words::sighting(who));
         self.say(&format!("{verb} {who}{end}"));
     }
 

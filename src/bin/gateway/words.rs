@@ -270,7 +270,9 @@ fn by(
         Sighting::Proven(known) | Sighting::Ending(known) => Some(known),
         _ => None,
     };
-    if let (None, Some(inherited)) = (known, inherited(subject)) {
+    if known.is_none()
+        && let Some(inherited) = inherited(subject)
+    {
         return format!("cannot {}: {inherited}, {}", verb(mode), subject.path());
     }
     match (refusal, known) {
