@@ -463,7 +463,7 @@ impl Seeker<'_> {
         if interrupt.interrupted() || changed {
             return Ok(None);
         }
-        let claim = Claim::stake(locked, &last, description)?;
+        let claim = Claim::stake(locked, before, &last, description)?;
         let written = claim.change_mark()?;
         if claim.at_path()? != AtPath::Same || claim.change_mark()? != written {
             claim.retract(before)?;

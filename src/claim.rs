@@ -197,18 +197,22 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Writes the record into the locked file. The path may have changed hands meanwhile: compare
-    /// once more with [`Claim::at_path`] before anything is started.
+    /// Writes the record into the locked file, in which `before` is written, which says `last`. The
+    /// path may have changed hands meanwhile: compare once more with [`Claim::at_path`] before anything is started.
     ///
     /// # Errors
     /// The record cannot be made or written. What was in the file before is then there again, as far
     /// as that can be written.
-    pub fn stake(locked: Locked, last: &Contents, description: &Description) -> Result<Self> {
+    pub fn stake(
+        locked: Locked,
+        before: &[u8],
+        last: &Contents,
+        description: &Description,
+    ) -> Result<Self> {
         let record = description.record(&locked, last);
-        let before = locked.bytes()?;
         if let Err(error) = locked.write(&record.encode()) {
             // A disk that got full in the middle: room for what was there is there.
-            if let Err(also) = locked.write(&before) {
+            if let Err(also) = locked.write(before) {
                 log::warn!("what was there before cannot be put back: {also}");
             }
             return Err(error);
@@ -428,11 +432,12 @@ mod tests {
 
     fn staked(path: &Path) -> Claim {
         let file = OpenFile::open_or_create(path).unwrap();
-        let last = file.read().unwrap();
+        let before = file.bytes().unwrap();
         let Try::Locked(locked) = file.try_lock().unwrap() else {
             panic!("busy")
         };
-        Claim::stake(locked, &last, &Description::of_this_process().unwrap()).unwrap()
+        let description = Description::of_this_process().unwrap();
+        Claim::stake(locked, &before, &Contents::decode(&before), &description).unwrap()
     }
 
     fn on_disk(path: &Path) -> Record {
@@ -669,7 +674,7 @@ mod tests {
         locked.write(&record).unwrap_err();
         assert_ne!(locked.bytes().unwrap(), before, "the write tears nothing");
         copy.write_all_at(&before, 0).unwrap();
-        Claim::stake(locked, &Contents::Empty, &description).unwrap_err();
+        Claim::stake(locked, &before, &Contents::Empty, &description).unwrap_err();
         let mut after = vec![0; page];
         copy.read_exact_at(&mut after, 0).unwrap();
         assert_eq!(

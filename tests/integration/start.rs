@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::harness::{
     Canary, End, Payload, Process, SOON, Scene, Signal, in_pid_namespace, injected, lockers,
-    stat_field, until,
+    stat_field, until, wait_until,
 };
 use crate::people::record_naming;
 
@@ -266,7 +266,10 @@ fn of_many_plain_starts_one_holds_and_the_others_are_refused() {
     for start in starts.iter_mut().filter(|start| start.pid() != held.pid()) {
         assert_eq!(start.end(), End::Code(80), "{}", start.stderr());
     }
-    assert_eq!(scene.started_payloads(), [held.payload_pid()]);
+    // The record names it before its first line has run.
+    wait_until("the one payload has started", SOON, || {
+        scene.started_payloads() == [held.payload_pid()]
+    });
     assert_eq!(scene.lockers(), [held.pid()]);
     assert!(
         starts

@@ -1,11 +1,10 @@
 //! The interface, declared once: help, completions and the manual's options come from here.
 
 use std::ffi::OsString;
-use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use gateway_lock::place::{Choice, Name};
 use gateway_lock::signal::Signal;
 use gateway_lock::time::Limit;
@@ -223,11 +222,7 @@ fn signal(text: &str) -> Result<Signal, String> {
 
 /// Reads the command line.
 pub fn parse() -> Result<Cli, clap::Error> {
-    // Never dropped: to take the declaration apart again would cost each start some microseconds.
-    let mut interface = ManuallyDrop::new(Cli::command());
-    let mut matches = ManuallyDrop::new(interface.try_get_matches_from_mut(std::env::args_os())?);
-    let cli =
-        Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut interface))?;
+    let cli = Cli::try_parse()?;
     check(&cli)?;
     Ok(cli)
 }
