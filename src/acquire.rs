@@ -178,11 +178,12 @@ struct Seeker<'a> {
 
 /// What a look at the file gave.
 enum Look {
-    /// The lock is ours, and so is the name: `before` is what was written in the file, and `mark`
-    /// tells whether anything may have changed since.
+    /// The lock is ours, and so is the name: `before` is what was written in the file, `last` what it
+    /// says, and `mark` tells whether anything may have changed since.
     Mine {
         locked: Locked,
         before: Vec<u8>,
+        last: Contents,
         mark: (i64, u64),
     },
     Moved,
@@ -238,15 +239,13 @@ impl Seeker<'_> {
                 Look::Mine {
                     locked,
                     before,
+                    last,
                     mark,
                 },
-            ) => {
-                let last = Contents::decode(&before);
-                match self.finish(&locked, &last, interrupt, progress)? {
-                    Some(outcome) => Ok(Some(outcome)),
-                    None => self.stake(locked, (&before, last), mark, description, interrupt),
-                }
-            }
+            ) => match self.finish(&locked, &last, interrupt, progress)? {
+                Some(outcome) => Ok(Some(outcome)),
+                None => self.stake(locked, (&before, last), mark, description, interrupt),
+            },
             (Step::Ask | Step::Kill, Look::Held { who, file }) => {
                 // Whoever was proven may have asked *us* before it had the lock: two who ask each
                 // other would both end.
@@ -537,6 +536,7 @@ fn with_lock(locked: Locked, path: &Path) -> Result<Look> {
         return Ok(Look::Mine {
             locked,
             before,
+            last,
             mark,
         });
     };
