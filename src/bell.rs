@@ -55,7 +55,7 @@ impl Bell {
         }
         bell.mounts = File::open("/proc/self/mountinfo").ok();
         // What is done on another machine rings nothing here.
-        bell.complete &= bell.mounts.is_some() && !crate::lock::is_on_the_network(path);
+        bell.complete &= bell.mounts.is_some() && !crate::directory::is_on_the_network(path);
         bell.arm();
         bell
     }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::descriptors::{
     Descriptors, LockedFile, Taking, descriptor_with_lock, locked_files, own_descriptor_with_lock,
 };
-pub use crate::kernel_locks::{parse_locks, table_of_locks, taker_of};
+use crate::kernel_locks::{parse_locks, table_of_locks};
 use crate::kernel_locks::{printed_device, takers};
 use crate::lock::{Authority, Features, FileId, OpenFile};
 use crate::process::{self, Pid, Pinned, Stat};

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, statat};
 use rustix::io::Errno;
 
-pub use crate::directory::is_on_the_network;
 use crate::directory::{create_directories, directory_without_links};
 use crate::procfs::PROC_NEEDED;
 use crate::record::{Contents, MAX_SIZE, begins_as_record};

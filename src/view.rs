@@ -229,7 +229,7 @@ pub(crate) fn look_from_outside(path: &Path) -> Option<View> {
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
         return None;
     }
-    let pid = holder::taker_of(&stat)?;
+    let pid = crate::kernel_locks::taker_of(&stat)?;
     Some(View {
         path: canonical_name(path),
         state: State::Invisible(Some(pid)),
