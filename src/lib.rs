@@ -43,7 +43,8 @@
 //! unusable
 //! kernel_locks, record, signals
 //! notify, process, takeover, user
-//! procfs, signal, sys, text, time, variables, wait
+//! wait
+//! procfs, signal, sys, text, time, variables
 //! ```
 //!
 //! A module owns a noun, and names only modules of lines below its own; any may name `error`, which

@@ -1,34 +1,32 @@
-//! Signals, with their senders, brought into one poll loop.
+//! Signals, with their senders, brought into one loop.
 //!
-//! The handlers only record (signal-hook); whoever polls the descriptor decides. Nothing here is
+//! The handlers only note who sent them (signal-hook); the loop decides. The signals are blocked but
+//! for the loop's sleep, so that none is missed between its look and its sleep. Nothing here is
 //! installed unless [`Signals::route`] is called: a library that only locks has no handlers.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-
-use signal_hook::iterator::backend::SignalDelivery;
-use signal_hook::iterator::exfiltrator::WithRawSiginfo;
+use std::marker::PhantomData;
+use std::time::Duration;
 
 use crate::process::Pid;
 use crate::signal::Signal;
-use crate::sys::{self, Disposition};
-use crate::wait::Interrupt;
+use crate::sys::{self, Disposition, LetIn, Mailbox, Sender};
+use crate::wait::{self, Interrupt};
 use crate::{Error, Result};
 
-/// What is brought into the loop: what stops, what is passed on, and what the loop needs itself.
+/// What is brought into the loop, in the order of the numbers: what stops, what is passed on, and
+/// what the loop needs itself.
 const ROUTED: [Signal; 11] = [
-    Signal::TERM,
-    Signal::INT,
     Signal::HUP,
+    Signal::INT,
     Signal::QUIT,
     Signal::USR1,
     Signal::USR2,
     Signal::ALRM,
-    Signal::WINCH,
-    Signal::PWR,
+    Signal::TERM,
     Signal::CHLD,
+    Signal::WINCH,
     Signal::IO,
+    Signal::PWR,
 ];
 
 /// Where a signal came from.
@@ -59,16 +57,16 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    fn from(info: &libc::siginfo_t) -> Option<Self> {
-        let signal = Signal::from_number(info.si_signo)?;
-        let origin = match sys::sender(info) {
-            (libc::SI_USER, 0, _) => Origin::Outside,
-            (libc::SI_USER, pid, uid) => {
+    fn new(number: libc::c_int, sender: Sender) -> Option<Self> {
+        let signal = Signal::from_number(number)?;
+        let origin = match sender {
+            Sender::Kernel => Origin::Kernel,
+            Sender::Process(0, _) => Origin::Outside,
+            Sender::Process(pid, uid) => {
                 Pid::new(pid.into()).map_or(Origin::Unknown, |pid| Origin::Process { pid, uid })
             }
-            (libc::SI_KERNEL, ..) => Origin::Kernel,
-            _ if signal == Signal::CHLD || signal == Signal::IO => Origin::Kernel,
-            _ => Origin::Unknown,
+            Sender::Other if signal == Signal::CHLD || signal == Signal::IO => Origin::Kernel,
+            Sender::Other => Origin::Unknown,
         };
         Some(Self { signal, origin })
     }
@@ -82,9 +80,11 @@ impl Arrival {
 
 /// The routed signals, and how they were answered before.
 pub struct Signals {
-    delivery: SignalDelivery<UnixStream, WithRawSiginfo>,
+    mailbox: Mailbox,
     originally: Vec<(libc::c_int, Disposition)>,
     stop: Option<Arrival>,
+    /// A mask belongs to its thread: this value must not be used in another one.
+    _here: PhantomData<*const ()>,
 }
 
 impl std::fmt::Debug for Signals {
@@ -96,11 +96,14 @@ impl std::fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// Routes the signals, first of all that happens. What was ignored when the program was
-    /// started stays ignored, but for SIGCHLD, SIGTERM and SIGIO, which the loop cannot do without.
+    /// Routes the signals to this thread, first of all that happens. What was ignored when the program
+    /// was started stays ignored, but for SIGCHLD, SIGTERM and SIGIO, which the loop cannot do without.
+    ///
+    /// From here on they are blocked in this thread, except where it sleeps with this value as its
+    /// [`Interrupt`]. Threads that are there already may be interrupted by them.
     ///
     /// # Errors
-    /// There are no descriptors left.
+    /// The system refuses a handler.
     pub fn route() -> Result<Self> {
         Self::routing(&ROUTED)
     }
@@ -115,9 +118,6 @@ impl Signals {
     }
 
     fn routing(routed: &[Signal]) -> Result<Self> {
-        let cannot = |error: io::Error| Error::system("cannot route signals").because(error);
-        let (read, write) = UnixStream::pair().map_err(cannot)?;
-        // Sent and received without blocking (MSG_DONTWAIT): the sockets need not be told.
         let mut originally: Vec<_> = routed.iter().map(|signal| original(*signal)).collect();
         originally.push(original(Signal::TTOU));
         originally.push(original(Signal::PIPE));
@@ -131,20 +131,21 @@ impl Signals {
             })
             .map(|(number, _)| *number)
             .collect();
-        let delivery =
-            SignalDelivery::with_pipe(read, write, WithRawSiginfo, &wanted).map_err(cannot)?;
+        let mailbox = Mailbox::open(&wanted)
+            .map_err(|error| Error::system("cannot route signals").because(error))?;
         // A line on the terminal must not stop us while we are in the background.
         sys::set_disposition(libc::SIGTTOU, Disposition::Ignored);
         // A reader of our messages that goes away must not end COMMAND.
         sys::set_disposition(libc::SIGPIPE, Disposition::Ignored);
         // A limit of file sizes is told as an error of the write.
         sys::set_disposition(libc::SIGXFSZ, Disposition::Ignored);
-        // A starter that waits for signals in a thread hands its mask on.
-        sys::unblock_all();
+        // And lets all others in: a starter that waits for signals in a thread hands its mask on.
+        sys::block_only(&wanted);
         Ok(Self {
-            delivery,
+            mailbox,
             originally,
             stop: None,
+            _here: PhantomData,
         })
     }
 
@@ -163,9 +164,18 @@ impl Signals {
 
     /// What has come since the last call. Never waits. In the order of the numbers, not of arrival.
     pub fn take(&mut self) -> Vec<Arrival> {
-        self.delivery
-            .pending()
-            .filter_map(|info| Arrival::from(&info))
+        let came = self.noted();
+        if !came.is_empty() || self.mailbox.is_empty() {
+            return came;
+        }
+        // Blocked until now: what is pending is handled here.
+        wait::ready([], Some(Duration::ZERO), LetIn::All);
+        self.noted()
+    }
+
+    fn noted(&self) -> Vec<Arrival> {
+        let came = self.mailbox.take();
+        came.filter_map(|(number, sender)| Arrival::new(number, sender))
             .collect()
     }
 
@@ -180,21 +190,22 @@ fn original(signal: Signal) -> (libc::c_int, Disposition) {
     (signal.number(), sys::disposition(signal.number()))
 }
 
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.delivery.get_read().as_fd()
-    }
-}
-
 /// TERM, INT and HUP end a wait; everything else that comes while waiting has nobody to go to.
 impl Interrupt for Signals {
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.as_fd())
+    fn lets_in(&self) -> LetIn {
+        LetIn::All
     }
 
     fn interrupted(&mut self) -> bool {
         let stop = self.take().into_iter().find(Arrival::asks_to_stop);
         self.stop = self.stop.or(stop);
         self.stop.is_some()
+    }
+}
+
+/// The signals are let in again, and then answered by nothing.
+impl Drop for Signals {
+    fn drop(&mut self) {
+        sys::unblock_all();
     }
 }

@@ -14,7 +14,7 @@ use crate::survivors::{self, Patience, Run, Swept};
 use crate::takeover::{Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Step, Takeover};
 use crate::time::Timestamp;
 use crate::view::{self, State, View};
-use crate::wait::{Interrupt, Watched, sleep};
+use crate::wait::{Interrupt, Watched, nap, sleep};
 use crate::{Result, process};
 
 /// How long a process that has let go is given to be gone as well.
@@ -320,11 +320,7 @@ fn again(holder: &Holder) -> Sighting {
 }
 
 fn doze(holder: Option<&Holder>, limit: Duration, interrupt: &mut dyn Interrupt) {
-    let fds = holder
-        .map(Holder::pidfd)
-        .into_iter()
-        .chain(interrupt.descriptor());
-    sleep(fds.map(Watched::Readable), Some(limit));
+    nap(holder.map(Holder::pidfd), limit, interrupt);
 }
 
 fn doze_until_exit(holder: &Holder) {

@@ -4,7 +4,6 @@
 //! the payload comes out. The driver blocks in one place and performs it. The order at the end is
 //! the promise: payload gone, record marked ended, lock let go.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use crate::record::{self, Asker, End, Exit, Reason, Record};
 use crate::signal::Signal;
 use crate::signals::{Arrival, Origin, Signals};
 use crate::time::{Limit, Timestamp};
-use crate::wait::{self, Watched};
+use crate::wait::{self, Interrupt, Watched};
 use crate::{Error, Result};
 
 /// How long leftovers of an ended command get between SIGTERM and SIGKILL.
@@ -678,11 +677,9 @@ impl Watch {
             .chain(attendant.longest_sleep())
             .min();
         let mounts = self.name.bell.as_ref().and_then(Bell::mounts);
-        let fds = [Watched::Readable(signals.as_fd())]
-            .into_iter()
-            .chain(mounts.map(Watched::Changed));
+        let ready = wait::ready(mounts.map(Watched::Changed), limit, signals.lets_in());
         // The kernel tells of a change once: whoever asks again hears nothing.
-        self.name.mounts_changed = wait::ready(fds, limit).get(1) == Some(&true);
+        self.name.mounts_changed = ready == [true];
     }
 
     fn finish(mut self) -> Ended {

@@ -9,8 +9,13 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
 
 use libc::{c_char, c_int, c_void};
+
+mod mailbox;
+
+pub use mailbox::{Mailbox, Sender};
 
 /// Tries to take the exclusive `flock(2)` lock on this open file. Never waits.
 ///
@@ -166,12 +171,61 @@ impl Drop for Quiet {
 
 /// Lets every signal in that a starter may have left blocked.
 pub fn unblock_all() {
-    let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the set is ours and zero is a valid set; see `Quiet::begin`.
+    block_only(&[]);
+}
+
+/// Blocks these signals in this thread, and lets all others in. Async-signal-safe.
+pub fn block_only(signals: &[c_int]) {
+    let mut blocked = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is ours and zero is a valid set; see `Quiet::begin`. A number that is no signal's
+    // is refused and changes nothing.
     unsafe {
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+        libc::sigemptyset(blocked.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(blocked.as_mut_ptr(), *signal);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, blocked.as_ptr(), std::ptr::null_mut());
     }
+}
+
+/// Which signals are handled during a sleep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LetIn {
+    /// Those that this thread has not blocked.
+    Unblocked,
+    /// All, the blocked ones, too; they are blocked again when the sleep is over.
+    All,
+}
+
+/// Sleeps until a descriptor has what it is polled for, a signal was handled (EINTR), or the time is
+/// over; without a limit, or with one beyond what the kernel can count, for as long as that takes.
+///
+/// With [`LetIn::All`] a blocked signal that was pending before is handled at the latest here: the mask
+/// is changed and the sleep begun in one step (ppoll(2)). Where a descriptor is ready at once, it may
+/// stay pending.
+///
+/// # Errors
+/// EINTR, and ENOMEM.
+pub fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>, let_in: LetIn) -> io::Result<usize> {
+    let limit = limit.and_then(|limit| {
+        Some(libc::timespec {
+            tv_sec: limit.as_secs().try_into().ok()?,
+            tv_nsec: limit.subsec_nanos().into(),
+        })
+    });
+    let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is ours and zero is a valid set. ppoll(2) reads and writes `fds`, a slice of as
+    // many as it is told, reads the limit and the set where they are not null, and keeps neither.
+    let ready = unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        let mask = match let_in {
+            LetIn::Unblocked => std::ptr::null(),
+            LetIn::All => none.as_ptr(),
+        };
+        libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, mask)
+    };
+    usize::try_from(ready).map_err(|_| io::Error::last_os_error())
 }
 
 /// What a child does between fork and exec.
@@ -399,15 +453,6 @@ fn parent_of(stat: &[u8]) -> Option<c_int> {
     let behind_name = stat.rsplit(|byte| *byte == b')').next()?;
     let word = behind_name.split(|byte| *byte == b' ').nth(2)?;
     std::str::from_utf8(word).ok()?.parse().ok()
-}
-
-/// The sender that a signal's `siginfo_t` names: `si_code`, `si_pid`, `si_uid`.
-pub fn sender(info: &libc::siginfo_t) -> (c_int, c_int, u32) {
-    // SAFETY: libc's siginfo_t is made of integers only, so whatever bytes lie where these two fields
-    // are, they are some number; and a reference to it means that all of it was written. For what
-    // si_code the numbers mean a sender is the caller's question (sigaction(2)).
-    let (pid, uid) = unsafe { (info.si_pid(), info.si_uid()) };
-    (info.si_code, pid, uid)
 }
 
 /// Whether a signal to the process behind this pidfd would be allowed, without sending one

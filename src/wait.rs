@@ -1,14 +1,22 @@
-//! The one place that sleeps: `poll(2)` over descriptors, with a limit.
+//! The one place that sleeps: `ppoll(2)` over descriptors, with a limit.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::sys;
+pub use crate::sys::LetIn;
 
 /// What can cut a wait short.
 pub trait Interrupt {
     /// Readable when there may be a reason.
-    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Which signals may be handled during a sleep.
+    fn lets_in(&self) -> LetIn {
+        LetIn::Unblocked
+    }
 
     /// Whether there is one. Called after every sleep.
     fn interrupted(&mut self) -> bool;
@@ -24,10 +32,6 @@ pub trait Interrupt {
 pub struct Uninterrupted;
 
 impl Interrupt for Uninterrupted {
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
     fn interrupted(&mut self) -> bool {
         false
     }
@@ -53,10 +57,24 @@ pub enum Watched<'a> {
     Changed(BorrowedFd<'a>),
 }
 
+impl Watched<'_> {
+    fn asked(self) -> libc::pollfd {
+        let (fd, events) = match self {
+            Self::Readable(fd) => (fd, libc::POLLIN),
+            Self::Changed(fd) => (fd, libc::POLLPRI),
+        };
+        libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events,
+            revents: 0,
+        }
+    }
+}
+
 /// Sleeps until one of the descriptors is ready, a signal was handled, or the time is over;
 /// `true` if it was a descriptor. The caller looks at everything again in any case.
 pub fn sleep<'a>(fds: impl IntoIterator<Item = Watched<'a>>, limit: Option<Duration>) -> bool {
-    ready(fds, limit).contains(&true)
+    ready(fds, limit, LetIn::Unblocked).contains(&true)
 }
 
 /// Sleeps until one of the descriptors is readable, the caller is interrupted, or the time is over.
@@ -70,22 +88,18 @@ pub fn nap<'a>(
         .longest_sleep()
         .map_or(limit, |longest| limit.min(longest));
     let fds = fds.into_iter().chain(interrupt.descriptor());
-    sleep(fds.map(Watched::Readable), Some(limit));
+    ready(fds.map(Watched::Readable), Some(limit), interrupt.lets_in());
 }
 
-/// As [`sleep`], and tells which of them are ready.
-pub fn ready<'a>(fds: impl IntoIterator<Item = Watched<'a>>, limit: Option<Duration>) -> Vec<bool> {
-    let mut fds: Vec<PollFd<'_>> = fds
-        .into_iter()
-        .map(|fd| match fd {
-            Watched::Readable(fd) => PollFd::from_borrowed_fd(fd, PollFlags::IN),
-            Watched::Changed(fd) => PollFd::from_borrowed_fd(fd, PollFlags::PRI),
-        })
-        .collect();
-    // Beyond what a timespec holds is as good as for ever.
-    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-    match poll(&mut fds, limit.as_ref()) {
-        Ok(_) => fds.iter().map(|fd| !fd.revents().is_empty()).collect(),
+/// As [`sleep`], with these signals let in, and tells which of the descriptors are ready.
+pub fn ready<'a>(
+    fds: impl IntoIterator<Item = Watched<'a>>,
+    limit: Option<Duration>,
+    let_in: LetIn,
+) -> Vec<bool> {
+    let mut fds: Vec<libc::pollfd> = fds.into_iter().map(Watched::asked).collect();
+    match sys::poll(&mut fds, limit, let_in) {
+        Ok(_) => fds.iter().map(|fd| fd.revents != 0).collect(),
         Err(_) => vec![false; fds.len()],
     }
 }

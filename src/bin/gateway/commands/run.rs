@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::mem::ManuallyDrop;
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use gateway_lock::Result;
@@ -15,7 +14,7 @@ use gateway_lock::signal::Signal;
 use gateway_lock::signals::Signals;
 use gateway_lock::supervise::{self, Attendant, Cause, Ended, Happening};
 use gateway_lock::takeover::{Mode, Rules};
-use gateway_lock::wait::Interrupt;
+use gateway_lock::wait::{Interrupt, LetIn};
 
 use crate::cli::{Notify, Run};
 use crate::commands::{Context, give_up, interrupted};
@@ -320,8 +319,8 @@ struct Patrol<'a, 'm> {
 }
 
 impl Interrupt for Patrol<'_, '_> {
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.signals.descriptor()
+    fn lets_in(&self) -> LetIn {
+        self.signals.lets_in()
     }
 
     fn interrupted(&mut self) -> bool {

@@ -1,0 +1,217 @@
+//! Where signal handlers leave what came, until the thread that owns the mailbox takes it out.
+//!
+//! Nothing is sent through a descriptor: the owner keeps the signals blocked and lets them in where
+//! it sleeps (ppoll(2)), so that none can come between its look into the mailbox and its sleep.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use libc::c_int;
+use signal_hook::SigId;
+
+/// Who sent a signal, as the kernel says (sigaction(2), `si_code`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// The kernel itself (`SI_KERNEL`).
+    Kernel,
+    /// A process, with its pid and uid (`SI_USER`). The pid is 0 for one outside our pid namespace.
+    Process(c_int, u32),
+    /// Somebody who wrote the rest of the `siginfo_t`, or a source that is no process.
+    Other,
+}
+
+impl Sender {
+    fn of(info: &libc::siginfo_t) -> Self {
+        match info.si_code {
+            libc::SI_KERNEL => Self::Kernel,
+            // SAFETY: libc's siginfo_t is made of integers only, so whatever bytes lie where these two
+            // fields are, they are some number; and a reference to it means that all of it was
+            // written. With SI_USER they are the sender (sigaction(2)).
+            libc::SI_USER => unsafe { Self::Process(info.si_pid(), info.si_uid()) },
+            _ => Self::Other,
+        }
+    }
+
+    /// In one word, which is never zero: a handler leaves it with a single store.
+    fn pack(self) -> u64 {
+        match self {
+            Self::Kernel => KERNEL,
+            Self::Process(pid, uid) => {
+                PROCESS | u64::from(pid.cast_unsigned()) << 32 | u64::from(uid)
+            }
+            Self::Other => OTHER,
+        }
+    }
+
+    fn unpack(word: u64) -> Option<Self> {
+        match word {
+            0 => None,
+            KERNEL => Some(Self::Kernel),
+            OTHER => Some(Self::Other),
+            word => {
+                let pid = (word & !PROCESS) >> 32;
+                let uid = word & u64::from(u32::MAX);
+                let sender = (c_int::try_from(pid).ok()?, u32::try_from(uid).ok()?);
+                Some(Self::Process(sender.0, sender.1))
+            }
+        }
+    }
+}
+
+/// A pid is below 2^22 (proc(5), `pid_max`): the bits above 31 + 32 are free.
+const PROCESS: u64 = 1 << 63;
+const KERNEL: u64 = 1;
+const OTHER: u64 = 2;
+
+/// A place for each of some signals. Of several that come before they are taken the first stays, as
+/// the kernel keeps one of each (signal(7)).
+#[derive(Debug)]
+pub struct Mailbox {
+    signals: Vec<c_int>,
+    words: Arc<[AtomicU64]>,
+    registered: Vec<SigId>,
+}
+
+impl Mailbox {
+    /// Has these signals answered by leaving their senders here. This thread is the owner: where
+    /// another thread is interrupted instead, the owner is sent a SIGCHLD of its own, which should
+    /// be among the signals, so that it wakes up.
+    ///
+    /// # Errors
+    /// sigaction(2) refuses one of them.
+    pub fn open(signals: &[c_int]) -> io::Result<Self> {
+        let mut mailbox = Self {
+            signals: signals.to_vec(),
+            words: signals.iter().map(|_| AtomicU64::new(0)).collect(),
+            registered: Vec::with_capacity(signals.len()),
+        };
+        let owner = Owner::this_thread();
+        for (at, signal) in signals.iter().enumerate() {
+            let words = Arc::clone(&mailbox.words);
+            let leave = move |info: &libc::siginfo_t| {
+                let sender = Sender::of(info).pack();
+                let _ = words[at].compare_exchange(0, sender, Ordering::AcqRel, Ordering::Relaxed);
+                owner.wake_from_elsewhere();
+            };
+            // SAFETY: `leave` runs in a signal handler, where only async-signal-safe things may be
+            // done (signal-safety(7)): it reads integers, swaps an atomic at an index that exists, and
+            // makes plain system calls. signal-hook keeps errno as it was.
+            let id = unsafe { signal_hook_registry::register_sigaction(*signal, leave) }?;
+            mailbox.registered.push(id);
+        }
+        Ok(mailbox)
+    }
+
+    /// Whether nothing is ever left here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.signals.is_empty()
+    }
+
+    /// What has come since it was last taken out, in the order in which the signals were named.
+    pub fn take(&self) -> impl Iterator<Item = (c_int, Sender)> {
+        let words = self.words.iter().map(|word| word.swap(0, Ordering::AcqRel));
+        self.signals
+            .iter()
+            .zip(words)
+            .filter_map(|(signal, word)| Some((*signal, Sender::unpack(word)?)))
+    }
+}
+
+/// The signals are then answered by nothing: who wants the answers of before puts them back.
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        for id in self.registered.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+}
+
+/// The thread that takes out what has come.
+#[derive(Clone, Copy)]
+struct Owner {
+    process: libc::pid_t,
+    thread: libc::pid_t,
+    /// The same thread, for a comparison without a system call.
+    handle: libc::pthread_t,
+}
+
+impl Owner {
+    fn this_thread() -> Self {
+        // SAFETY: these take nothing and always succeed.
+        let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+        Self {
+            process,
+            thread,
+            handle: this_handle(),
+        }
+    }
+
+    /// Async-signal-safe.
+    fn wake_from_elsewhere(self) {
+        if this_handle() != self.handle {
+            // SAFETY: tgkill(2) touches no memory of ours. A thread that has ended is not found.
+            unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.thread, libc::SIGCHLD) };
+        }
+    }
+}
+
+fn this_handle() -> libc::pthread_t {
+    // SAFETY: pthread_self(3) takes nothing and always succeeds.
+    unsafe { libc::pthread_self() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+
+    use super::super::{LetIn, block_only, poll, unblock_all};
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_sender_comes_out_as_it_was_put_in(pid in 0..1 << 22, uid in any::<u32>()) {
+            for sender in [Sender::Kernel, Sender::Other, Sender::Process(pid, uid)] {
+                prop_assert_eq!(Sender::unpack(sender.pack()), Some(sender));
+            }
+        }
+    }
+
+    #[test]
+    fn what_another_thread_is_interrupted_with_wakes_the_owner() {
+        let mailbox = Mailbox::open(&[libc::SIGUSR1, libc::SIGCHLD]).unwrap();
+        block_only(&[libc::SIGUSR1, libc::SIGCHLD]);
+        let other = std::thread::spawn(|| {
+            unblock_all();
+            let this = Owner::this_thread();
+            // SAFETY: tgkill(2) touches no memory of ours.
+            unsafe { libc::syscall(libc::SYS_tgkill, this.process, this.thread, libc::SIGUSR1) };
+        });
+        let woken = poll(&mut [], Some(Duration::from_secs(10)), LetIn::All);
+        assert_eq!(woken.unwrap_err().raw_os_error(), Some(libc::EINTR));
+        let came: Vec<c_int> = mailbox.take().map(|(signal, _)| signal).collect();
+        assert_eq!(came, [libc::SIGUSR1, libc::SIGCHLD]);
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn who_sent_it_is_kept_until_it_is_taken_out_once() {
+        let mailbox = Mailbox::open(&[libc::SIGUSR2]).unwrap();
+        // SAFETY: kill(2) touches no memory of ours.
+        unsafe { libc::kill(libc::getpid(), libc::SIGUSR2) };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let came = loop {
+            let came: Vec<_> = mailbox.take().collect();
+            if !came.is_empty() || Instant::now() > deadline {
+                break came;
+            }
+        };
+        let uid = rustix::process::getuid().as_raw();
+        let this = std::process::id().cast_signed();
+        assert_eq!(came, [(libc::SIGUSR2, Sender::Process(this, uid))]);
+        assert_eq!(mailbox.take().count(), 0);
+    }
+}
