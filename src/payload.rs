@@ -13,7 +13,7 @@ use crate::process::{self, Family, Pid, Pinned, Stat};
 use crate::record::Record;
 use crate::signal::Signal;
 use crate::signals::Signals;
-use crate::sys::{self, Image, Upbringing};
+use crate::sys::{self, Image, Upbringing, Words};
 use crate::text::{command_line, printable, quoted};
 use crate::{Error, ErrorKind, Result, variables};
 
@@ -162,12 +162,16 @@ fn not_executable(shown: &str, cause: impl Into<io::Error>) -> Error {
     .because(cause)
 }
 
+/// As much as the kernel looks at (execve(2)).
+const HEAD: usize = 256;
+
 /// What the file begins with is looked at, too, so that nobody is asked to go for a command that cannot
 /// run. What cannot be read is left to the kernel.
 fn check_format(program: &Path) -> Result<()> {
     use std::io::Read;
-    let mut head = Vec::new();
-    let read = std::fs::File::open(program).and_then(|file| file.take(256).read_to_end(&mut head));
+    let mut head = Vec::with_capacity(HEAD);
+    let file = std::fs::File::open(program);
+    let read = file.and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
     if read.is_err() {
         return Ok(());
     }
@@ -278,15 +282,18 @@ fn image(command: &Command, around: Surroundings<'_>) -> Result<Image> {
     } else {
         &["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
     };
-    let is_ours = |name: &OsString| {
-        hidden.iter().any(|hidden| name == hidden) || ours.iter().any(|(own, _)| name == own)
+    let is_kept = |name: &[u8]| {
+        let is = |other: &str| other.as_bytes() == name;
+        !hidden.iter().any(|hidden| is(hidden)) && !ours.iter().any(|(own, _)| is(own))
     };
-    let kept = std::env::vars_os().filter(|(name, _)| !is_ours(name));
-    let added = ours
-        .iter()
-        .map(|(name, value)| (name.into(), value.clone()));
-    let environment: Vec<(OsString, OsString)> = kept.chain(added).collect();
-    let argv = command.argv.iter().map(|word| word.as_bytes().to_vec());
+    let mut environment = Words::of_our_environment(is_kept);
+    for (name, value) in &ours {
+        environment.push(&[name.as_bytes(), b"=", value.as_bytes()]);
+    }
+    let mut argv = Words::default();
+    for word in &command.argv {
+        argv.push(&[word.as_bytes()]);
+    }
     Image::new(command.program.as_os_str(), argv, environment)
         .map_err(|error| cannot_start(command, error))
 }

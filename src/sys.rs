@@ -2,19 +2,19 @@
 //!
 //! Everything else in this crate speaks to the kernel through std and rustix.
 
-use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
-use libc::{c_char, c_int, c_void};
+use libc::c_int;
 
+mod image;
 mod mailbox;
 
+pub use image::{Image, Upbringing, Words};
 pub use mailbox::{Mailbox, Sender};
 
 /// Tries to take the exclusive `flock(2)` lock on this open file. Never waits.
@@ -228,233 +228,6 @@ pub fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>, let_in: LetIn) ->
     usize::try_from(ready).map_err(|_| io::Error::last_os_error())
 }
 
-/// What a child does between fork and exec.
-#[derive(Clone, Debug)]
-pub struct Upbringing {
-    /// Die with the parent: SIGKILL when the thread that forked ends. `None` where we become the
-    /// command ourselves.
-    pub parent: Option<rustix::process::Pid>,
-    /// Make a process group of its own.
-    pub own_group: bool,
-    /// The dispositions to leave behind.
-    pub dispositions: Vec<(c_int, Disposition)>,
-}
-
-/// A program, its arguments and its environment, in the form that `execve(2)` takes: made before
-/// the child is, which may not allocate.
-#[derive(Debug)]
-pub struct Image {
-    program: CString,
-    argv: Vec<CString>,
-    environment: Vec<CString>,
-}
-
-impl Image {
-    /// From words without zero bytes.
-    ///
-    /// # Errors
-    /// One has a zero byte, which no argument of a process can.
-    pub fn new(
-        program: &OsStr,
-        argv: impl IntoIterator<Item = impl Into<Vec<u8>>>,
-        environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> io::Result<Self> {
-        let entry = |(name, value): (OsString, OsString)| {
-            let mut entry = name.into_vec();
-            // With its end, so that nothing has to be copied once more.
-            entry.reserve_exact(value.len() + 2);
-            entry.push(b'=');
-            entry.extend(value.as_bytes());
-            entry
-        };
-        Ok(Self {
-            program: CString::new(program.as_bytes())?,
-            argv: argv
-                .into_iter()
-                .map(CString::new)
-                .collect::<Result<_, _>>()?,
-            environment: environment
-                .into_iter()
-                .map(entry)
-                .map(CString::new)
-                .collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Becomes the program, as `plan` says. Comes back only with the reason why it could not.
-    pub fn become_it(&self, plan: &Upbringing) -> io::Error {
-        let pointers = Pointers::to(self);
-        match follow(plan) {
-            Ok(()) => io::Error::from_raw_os_error(pointers.execute()),
-            Err(error) => error,
-        }
-    }
-
-    /// Starts the program in a child that follows `plan`. All signals must be blocked.
-    ///
-    /// The child borrows our memory until it has become the program (`clone(2)` with `CLONE_VM` and
-    /// `CLONE_VFORK`), so that nothing is copied and its failure can be told by a plain store. Waits
-    /// as long as that takes.
-    ///
-    /// That the program runs is not promised: a child that is killed before has told no failure, and
-    /// its pid comes back like any other. Its end is found by waiting for it. `plan` must name every
-    /// signal that has a handler: it would run in our memory.
-    ///
-    /// # Errors
-    /// There is no room for a process, or the program could not be executed.
-    pub fn start(&self, plan: &Upbringing, _quiet: &Quiet) -> io::Result<c_int> {
-        let mut stack = vec![MaybeUninit::<u128>::uninit(); CHILD_STACK / size_of::<u128>()];
-        let mut birth = Birth {
-            pointers: Pointers::to(self),
-            plan,
-            failure: 0,
-        };
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        // SAFETY: this thread is suspended until the child has executed a program or is gone, killed
-        // included (CLONE_VFORK), so `birth` and `stack` outlive the child's use of them. The child
-        // alone reads and writes them: no other thread of ours, which goes on running, knows them.
-        // The stack is aligned, large enough for the few calls of `child`, and grows down from its
-        // end. Without CLONE_SETTLS the child has this thread's thread pointer, so it shares its
-        // `errno` and whatever else is thread-local: this thread does not look at them meanwhile, and
-        // `child` and what it calls are plain system calls. Every signal is blocked in this thread
-        // (`Quiet` cannot leave it), and the child inherits that mask, so it runs no handler of ours
-        // before `plan` has put its dispositions back, which are its own (no CLONE_SIGHAND).
-        let pid = unsafe {
-            let top = stack.as_mut_ptr_range().end.cast();
-            libc::clone(child, top, flags, (&raw mut birth).cast())
-        };
-        if pid < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if birth.failure == 0 {
-            return Ok(pid);
-        }
-        // It has exited; nobody else may find it.
-        // SAFETY: waitpid(2) with a null status writes nothing.
-        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-        Err(io::Error::from_raw_os_error(birth.failure))
-    }
-}
-
-/// Far more than `child` needs.
-const CHILD_STACK: usize = 64 * 1024;
-
-struct Birth<'a> {
-    pointers: Pointers<'a>,
-    plan: &'a Upbringing,
-    failure: c_int,
-}
-
-/// Runs in the child, on borrowed memory: plain system calls only, no allocation, no lock, no panic.
-extern "C" fn child(birth: *mut c_void) -> c_int {
-    // SAFETY: `Image::start` passes a `Birth` that lives, and that only we use, until we are gone.
-    let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
-    birth.failure = match follow(birth.plan) {
-        Ok(()) => birth.pointers.execute(),
-        Err(error) => error.raw_os_error().unwrap_or(libc::EINVAL),
-    };
-    // SAFETY: _exit ends the child without running anything of the parent's.
-    unsafe { libc::_exit(127) }
-}
-
-/// The null-terminated arrays that `execve(2)` takes. They point into the `Image`.
-struct Pointers<'a> {
-    image: &'a Image,
-    argv: Vec<*const c_char>,
-    /// As `execvp(3)`: a text without `#!` is given to the shell.
-    shell: Vec<*const c_char>,
-    environment: Vec<*const c_char>,
-}
-
-impl<'a> Pointers<'a> {
-    fn to(image: &'a Image) -> Self {
-        let null = || std::iter::once(std::ptr::null());
-        let pointers = |words: &'a [CString]| {
-            words
-                .iter()
-                .map(|word| word.as_ptr())
-                .chain(null())
-                .collect()
-        };
-        let head = [c"sh".as_ptr(), image.program.as_ptr()];
-        let tail = image.argv.iter().skip(1).map(|word| word.as_ptr());
-        Self {
-            image,
-            argv: pointers(&image.argv),
-            shell: head.into_iter().chain(tail).chain(null()).collect(),
-            environment: pointers(&image.environment),
-        }
-    }
-
-    /// The errno of why it came back.
-    fn execute(&self) -> c_int {
-        // SAFETY: every array ends with a null pointer and holds pointers to strings that end with
-        // a zero byte and that `image` keeps alive.
-        unsafe {
-            libc::execve(
-                self.image.program.as_ptr(),
-                self.argv.as_ptr(),
-                self.environment.as_ptr(),
-            );
-            let failure = *libc::__errno_location();
-            if failure != libc::ENOEXEC {
-                return failure;
-            }
-            libc::execve(
-                c"/bin/sh".as_ptr(),
-                self.shell.as_ptr(),
-                self.environment.as_ptr(),
-            );
-            *libc::__errno_location()
-        }
-    }
-}
-
-fn follow(plan: &Upbringing) -> io::Result<()> {
-    if let Some(parent) = plan.parent {
-        die_with(parent)?;
-    }
-    if plan.own_group {
-        rustix::process::setpgid(None, None)?;
-    }
-    for &(signal, disposition) in &plan.dispositions {
-        set_disposition(signal, disposition);
-    }
-    unblock_all();
-    Ok(())
-}
-
-/// prctl(2), PR_SET_PDEATHSIG: the signal comes when the parent dies *after* the call, so whether
-/// the parent is still the one that forked us is looked at once more.
-fn die_with(parent: rustix::process::Pid) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    match rustix::process::getppid() {
-        Some(now) if now == parent => return Ok(()),
-        // It is in another pid namespace: who was told to have its children in a new one (unshare(2),
-        // CLONE_NEWPID) has no number there. /proc has one, if it is that of the parent's namespace.
-        None if parent_in_proc() == Some(parent.as_raw_nonzero().get()) => return Ok(()),
-        _ => {}
-    }
-    Err(io::Error::from_raw_os_error(libc::ECHILD))
-}
-
-/// Our parent, as `/proc` numbers it: the second word behind the name in `/proc/self/stat`
-/// (proc_pid_stat(5)). Plain system calls only, on memory of this stack: see [`Image::start`].
-fn parent_in_proc() -> Option<c_int> {
-    use rustix::fs::{Mode, OFlags};
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(c"/proc/self/stat", flags, Mode::empty()).ok()?;
-    let mut bytes = [0; 512];
-    let length = rustix::io::read(&file, &mut bytes).ok()?;
-    parent_of(&bytes[..length])
-}
-
-fn parent_of(stat: &[u8]) -> Option<c_int> {
-    let behind_name = stat.rsplit(|byte| *byte == b')').next()?;
-    let word = behind_name.split(|byte| *byte == b' ').nth(2)?;
-    std::str::from_utf8(word).ok()?.parse().ok()
-}
-
 /// Whether a signal to the process behind this pidfd would be allowed, without sending one
 /// (kill(2): signal 0). Gone counts as allowed. Never waits.
 ///
@@ -549,16 +322,6 @@ mod tests {
         assert_eq!(disposition(libc::SIGTTOU), Disposition::Ignored);
         set_disposition(libc::SIGTTOU, Disposition::Default);
         assert_eq!(disposition(libc::SIGTTOU), Disposition::Default);
-    }
-
-    #[test]
-    fn the_parent_is_found_behind_any_name() {
-        assert_eq!(parent_of(b"42 (a) R 1) S 7 42 42 0"), Some(7));
-        for torn in [&b""[..], b"42 (a) S", b"42 (a) S x 1"] {
-            assert_eq!(parent_of(torn), None);
-        }
-        let ours = rustix::process::getppid().unwrap().as_raw_nonzero().get();
-        assert_eq!(parent_in_proc(), Some(ours));
     }
 
     #[test]
