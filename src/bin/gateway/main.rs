@@ -36,6 +36,7 @@ use crate::message::Voice;
 #[allow(unsafe_code, reason = "the attribute alone: nothing in here is unsafe")]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main() -> std::ffi::c_int {
+    gateway_lock::sys::warm_heap();
     if gateway_lock::sys::ensure_standard_streams().is_err() {
         return FAULT.into();
     }
