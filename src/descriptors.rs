@@ -181,8 +181,18 @@ fn link_text(link: &Path) -> io::Result<Option<PathBuf>> {
 impl LockedFile {
     /// What is written in it, read through the process's descriptor. Waits for whoever answers for the
     /// file where that is not this kernel: see [`LockedFile::is_remote`].
+    ///
+    /// # Errors
+    /// It cannot be read. ENOENT: the process has closed it; the number may be another file's now.
     pub(crate) fn read(&self) -> io::Result<Contents> {
-        Ok(Contents::decode(&read_through(&self.through)?))
+        use std::io::Read;
+        let opened = open_through(&self.through)?;
+        if FileId::of(&rustix::fs::fstat(&opened)?) != self.features.id {
+            return Err(rustix::io::Errno::NOENT.into());
+        }
+        let mut bytes = Vec::new();
+        opened.take(record::MAX_SIZE + 1).read_to_end(&mut bytes)?;
+        Ok(Contents::decode(&bytes))
     }
 
     /// Whether to open it would ask somebody else, who may be dead: a server, or a program (FUSE).
@@ -216,15 +226,35 @@ fn mounts_of(pid: Pid) -> Vec<u8> {
 }
 
 /// Leaves the time of the last look alone where that is allowed.
-fn read_through(link: &Path) -> io::Result<Vec<u8>> {
+fn open_through(link: &Path) -> io::Result<File> {
     use rustix::fs::{Mode, OFlags};
-    use std::io::Read;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(link, flags | OFlags::NOATIME, Mode::empty())
         .or_else(|_| rustix::fs::open(link, flags, Mode::empty()))?;
-    let mut bytes = Vec::new();
-    File::from(opened)
-        .take(record::MAX_SIZE + 1)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(opened.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+
+    /// The holder's directories, opened to be watched, took the number of a lock that was let go: a
+    /// start ended with "Is a directory".
+    #[test]
+    fn a_number_that_was_handed_on_is_not_read() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        std::fs::write(&path, "42\n").unwrap();
+        let file = File::open(&path).unwrap();
+        assert!(crate::sys::try_flock(&file).unwrap());
+        let found = locked_files(Pid::this()).unwrap();
+        let ours = found.iter().find(|found| found.link == path).unwrap();
+        assert!(matches!(ours.read().unwrap(), Contents::Hint(_)));
+        let mut number = OwnedFd::from(file);
+        let directory = File::open(room.path()).unwrap();
+        rustix::io::dup2(&directory, &mut number).unwrap();
+        let read = ours.read().map(|_| ());
+        assert!(unless_absent(read).unwrap().is_none());
+    }
 }
