@@ -8,9 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, statat};
 use rustix::io::Errno;
 
 use crate::directory::{create_directories, directory_without_links};
@@ -155,7 +155,7 @@ impl OpenFile {
         let mut errno = Errno::AGAIN;
         // Each round lost means that somebody else made or removed the file in between.
         for _ in 0..1000 {
-            match open(CWD, path, OFlags::RDWR) {
+            match open_typed(path, OFlags::RDWR) {
                 Err(Errno::NOENT) => {}
                 other => return Self::checked(other, path, "cannot open"),
             }
@@ -200,18 +200,27 @@ impl OpenFile {
     /// # Errors
     /// As `open_or_create`.
     pub fn open_existing(path: &Path) -> Result<Option<Self>> {
-        match open(CWD, path, OFlags::RDONLY) {
+        match open_typed(path, OFlags::RDONLY) {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             other => Self::checked(other, path, "cannot open").map(Some),
         }
     }
 
-    fn checked(opened: Result<File, Errno>, path: &Path, action: &str) -> Result<Self> {
-        let file = opened.map_err(|errno| explain(action, path, errno))?;
+    fn checked<T: Into<Opened>>(
+        opened: Result<T, Errno>,
+        path: &Path,
+        action: &str,
+    ) -> Result<Self> {
+        let opened = opened.map_err(|errno| explain(action, path, errno))?;
+        let Opened { file, straight } = opened.into();
         let stat = rustix::fs::fstat(&file)
             .map_err(|errno| Error::pid_file("cannot stat", path).because(errno))?;
         refuse_unlikely(path, &stat)?;
-        let path = canonical_path(file.as_fd(), path, stat.st_nlink == 0)?;
+        let path = if straight && is_plain(path) {
+            path.to_path_buf()
+        } else {
+            canonical_path(file.as_fd(), path, stat.st_nlink == 0)?
+        };
         let file = Self {
             file,
             id: FileId::of(&stat),
@@ -489,13 +498,58 @@ impl std::ops::Deref for Locked {
     }
 }
 
+/// A file, and whether it is known that no symbolic link is on the way to it.
+struct Opened {
+    file: File,
+    straight: bool,
+}
+
+impl From<File> for Opened {
+    fn from(file: File) -> Self {
+        Self {
+            file,
+            straight: false,
+        }
+    }
+}
+
+/// Opens what a path that somebody typed leads to.
+fn open_typed(path: &Path, access: OFlags) -> Result<Opened, Errno> {
+    refuse_device(CWD, path)?;
+    let flags = access | FLAGS | OFlags::NOATIME;
+    let straight = ResolveFlags::NO_SYMLINKS;
+    match retry(|| rustix::fs::openat2(CWD, path, flags, Mode::empty(), straight)) {
+        Ok(file) => Ok(Opened {
+            file: file.into(),
+            straight: true,
+        }),
+        // There is a link, or this kernel or a filter of system calls (seccomp(2)) has no openat2(2);
+        // what else there may be is told again.
+        Err(_) => open_unseen(CWD, path, access).map(Opened::from),
+    }
+}
+
 fn open(at: BorrowedFd<'_>, path: &Path, access: OFlags) -> Result<File, Errno> {
-    // A device may do something when it is opened, so it is looked at first.
+    refuse_device(at, path)?;
+    open_unseen(at, path, access)
+}
+
+/// A device may do something when it is opened, so it is looked at first.
+fn refuse_device(at: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
     let stat = rustix::fs::statat(at, path, AtFlags::SYMLINK_NOFOLLOW)?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device() {
         return Err(Errno::NXIO);
     }
-    let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(())
+}
+
+const FLAGS: OFlags = OFlags::CLOEXEC
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+
+fn open_unseen(at: BorrowedFd<'_>, path: &Path, access: OFlags) -> Result<File, Errno> {
+    let flags = access | FLAGS;
     let open = |flags| retry(|| rustix::fs::openat(at, path, flags, Mode::empty())).map(File::from);
     // Looking changes nothing, not even the time of the last look; only the owner may ask for that
     // (open(2), O_NOATIME: EPERM for anybody else without CAP_FOWNER).
@@ -557,6 +611,15 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     }
 }
 
+/// Whether it is written in canonical form: that is then the file's own, if no link is on the way.
+fn is_plain(path: &Path) -> bool {
+    let mut names = path.components().skip(1);
+    let written: PathBuf = path.components().collect();
+    path.is_absolute()
+        && written.as_os_str() == path.as_os_str()
+        && names.all(|name| matches!(name, Component::Normal(_)))
+}
+
 /// What our descriptor is called by the kernel, so that two spellings of one path are one path.
 fn canonical_path(fd: BorrowedFd<'_>, typed: &Path, removed: bool) -> Result<PathBuf> {
     let link =
@@ -588,6 +651,32 @@ mod tests {
             Try::Locked(locked) => locked,
             Try::Busy(_) => panic!("somebody has {}", path.display()),
         }
+    }
+
+    #[test]
+    fn two_spellings_of_a_path_are_one() {
+        let room = tempfile::tempdir().unwrap();
+        let room = room.path().canonicalize().unwrap();
+        std::fs::create_dir(room.join("a")).unwrap();
+        std::os::unix::fs::symlink("a", room.join("link")).unwrap();
+        let path = room.join("a/gateway.pid");
+        let typed = |typed: &str| {
+            let typed = room.join(typed);
+            let opened = OpenFile::open_or_create(&typed).unwrap();
+            opened.path().to_path_buf()
+        };
+        for spelling in [
+            "a/gateway.pid",
+            "a//gateway.pid",
+            "a/./gateway.pid",
+            "a/../a/gateway.pid",
+            "link/gateway.pid",
+            "link/../a/gateway.pid",
+        ] {
+            // The first time it is made.
+            assert_eq!(typed(spelling).as_os_str(), path.as_os_str(), "{spelling}");
+        }
+        assert_eq!(typed("a/gateway.pid").as_os_str(), path.as_os_str());
     }
 
     #[test]

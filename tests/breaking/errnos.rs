@@ -16,12 +16,14 @@ pub fn of(number: i64, path: Option<&str>) -> &'static [i32] {
         libc::SYS_open | libc::SYS_openat if pid_file => &[
             EMFILE, ENFILE, ENOMEM, EACCES, EPERM, EIO, EROFS, ENOSPC, EDQUOT, ELOOP, EINTR,
         ],
+        libc::SYS_openat2 => &[
+            EMFILE, ENFILE, ENOMEM, EACCES, EPERM, EIO, EROFS, ELOOP, EINTR, ENOSYS, EINVAL, EAGAIN,
+        ],
         // Of a process that lives, the kernel says neither ENOENT nor ESRCH, and root may look.
         libc::SYS_open | libc::SYS_openat if of_a_process(path) => &[EMFILE, ENFILE, ENOMEM],
         libc::SYS_open | libc::SYS_openat => &[EMFILE, ENFILE, ENOMEM, EACCES, ENOENT],
         libc::SYS_read if in_proc => &[ENOMEM, EIO, EINTR],
         libc::SYS_read | libc::SYS_pread64 => &[EIO, EINTR],
-        libc::SYS_recvfrom => &[EINTR, ENOMEM],
         libc::SYS_write | libc::SYS_writev => &[EPIPE, EAGAIN, EIO, ENOSPC, EINTR],
         libc::SYS_pwrite64 => &[ENOSPC, EDQUOT, EIO, EFBIG, EINTR],
         libc::SYS_ftruncate => &[EIO, ENOSPC, EPERM, EINTR],
@@ -43,7 +45,7 @@ pub fn of(number: i64, path: Option<&str>) -> &'static [i32] {
         libc::SYS_poll | libc::SYS_ppoll => &[EINTR, ENOMEM],
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => &[EAGAIN, ENOMEM],
         libc::SYS_wait4 | libc::SYS_waitid => &[EINTR],
-        libc::SYS_socketpair => &[EMFILE, ENFILE, ENOMEM],
+        libc::SYS_madvise => &[EINVAL, ENOMEM],
         libc::SYS_pipe2 => &[EMFILE, ENFILE],
         // F_NOTIFY on a directory; what else is asked cannot fail on a descriptor that is open.
         libc::SYS_fcntl if path.is_some_and(|path| Path::new(path).is_dir()) => &[ENOMEM],

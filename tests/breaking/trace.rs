@@ -493,12 +493,12 @@ enum In {
 
 /// The calls that are known by name.
 const CALLS: [(i64, &str, Option<In>); 49] = [
-    (libc::SYS_recvfrom, "recvfrom", None),
     (libc::SYS_read, "read", Some(In::Descriptor(RDI))),
     (libc::SYS_write, "write", Some(In::Descriptor(RDI))),
     (libc::SYS_writev, "writev", Some(In::Descriptor(RDI))),
     (libc::SYS_open, "open", Some(In::Path(RDI))),
     (libc::SYS_openat, "openat", Some(In::Path(RSI))),
+    (libc::SYS_openat2, "openat2", Some(In::Path(RSI))),
     (libc::SYS_close, "close", Some(In::Descriptor(RDI))),
     (libc::SYS_stat, "stat", Some(In::Path(RDI))),
     (libc::SYS_lstat, "lstat", Some(In::Path(RDI))),
@@ -538,7 +538,7 @@ const CALLS: [(i64, &str, Option<In>); 49] = [
     (libc::SYS_vfork, "vfork", None),
     (libc::SYS_wait4, "wait4", None),
     (libc::SYS_waitid, "waitid", None),
-    (libc::SYS_socketpair, "socketpair", None),
+    (libc::SYS_madvise, "madvise", None),
     (libc::SYS_pipe2, "pipe2", None),
     (libc::SYS_fcntl, "fcntl", Some(In::Descriptor(RDI))),
     (libc::SYS_prctl, "prctl", None),

@@ -183,7 +183,7 @@ fn two_stops_at_once_both_succeed() {
 /// Runs `stop`, and fails if it removes, moves or empties anything, or makes a file.
 #[track_caller]
 fn stop_and_watch(scene: &Scene) {
-    let calls = "trace=unlink,unlinkat,rename,renameat,renameat2,link,linkat,truncate,ftruncate,open,openat,creat,pwrite64";
+    let calls = "trace=unlink,unlinkat,rename,renameat,renameat2,link,linkat,truncate,ftruncate,open,openat,openat2,creat,pwrite64";
     let mut trace = Trace::start(scene, calls, &scene.gateway(["stop"]));
     assert_eq!(trace.process.end(), End::Code(0));
     let calls = trace.calls();
