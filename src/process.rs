@@ -10,12 +10,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::procfs::{PROC_NEEDED, read_bounded, read_small, unless_absent};
+use crate::procfs::{PROC_NEEDED, read_bounded, read_line, unless_absent};
 use crate::signal::Signal;
 
 /// A process id: a positive number, and no more than a hint.
@@ -196,7 +197,7 @@ impl Stat {
     /// # Errors
     /// It could not be looked at just now: that says nothing.
     pub fn look(pid: Pid) -> io::Result<Option<Self>> {
-        let line = unless_absent(read_small(&format!("/proc/{pid}/stat")))?;
+        let line = unless_absent(read_line(&format!("/proc/{pid}/stat")))?;
         Ok(line.and_then(|line| Self::parse(&line)))
     }
 
@@ -205,7 +206,7 @@ impl Stat {
     /// # Errors
     /// `/proc` is not mounted or not readable.
     pub fn of_this() -> crate::Result<Self> {
-        let bytes = read_small("/proc/self/stat").map_err(|error| {
+        let bytes = read_line("/proc/self/stat").map_err(|error| {
             crate::Error::system("cannot read /proc/self/stat")
                 .because(error)
                 .advise(PROC_NEEDED)
@@ -278,15 +279,20 @@ pub fn age(stat: &Stat) -> Duration {
         .saturating_sub(started)
 }
 
-/// The kernel's id of this boot: without it a start time says nothing after a reboot.
+/// The kernel's id of this boot: without it a start time says nothing after a reboot. It is read once.
 ///
 /// # Errors
 /// `/proc` is not mounted or not readable.
 pub fn boot_id() -> crate::Result<String> {
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
     let path = "/proc/sys/kernel/random/boot_id";
-    let bytes = read_small(path)
+    let bytes = read_line(path)
         .map_err(|error| crate::Error::system(format!("cannot read {path}")).because(error))?;
-    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    let read = String::from_utf8_lossy(&bytes).trim().to_owned();
+    Ok(KNOWN.get_or_init(|| read).clone())
 }
 
 /// The command line, as its arguments; empty for a kernel thread, a zombie or a stranger's.
@@ -433,7 +439,7 @@ pub fn all() -> io::Result<Vec<Pid>> {
 /// has not changed, nobody was born.
 #[must_use]
 pub fn newest() -> Option<Pid> {
-    let text = read_small("/proc/loadavg").ok()?;
+    let text = read_line("/proc/loadavg").ok()?;
     Pid::new(
         std::str::from_utf8(&text)
             .ok()?

@@ -7,14 +7,19 @@ use std::io::{self, Read};
 pub(crate) const PROC_NEEDED: &str =
     "the lock's holder is proven by /proc: mount it (mount -t proc proc /proc)";
 
-/// Reads a small file of `/proc`; what is longer than 4 KiB is cut.
-pub(crate) fn read_small(path: &str) -> io::Result<Vec<u8>> {
-    read_bounded(path, 4096)
+/// Reads a line, all that there is in the file: up to its end, so that nobody has to ask whether there is
+/// more. What is longer than 4 KiB is cut.
+pub(crate) fn read_line(path: &str) -> io::Result<Vec<u8>> {
+    read_until(path, 4096, |bytes| bytes.ends_with(b"\n"))
 }
 
 /// Reads a file, and no more of it than `limit` bytes, whatever its size claims to be: files of
 /// `/proc` claim none, and are read in large pieces because each piece is made anew.
 pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
+    read_until(path, limit, |_| false)
+}
+
+fn read_until(path: &str, limit: usize, is_all: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let mut bytes = vec![0; limit.min(4096)];
     let mut length = 0;
@@ -24,6 +29,9 @@ pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
             Ok(read) => length += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+        if is_all(&bytes[..length]) {
+            break;
         }
         if length == bytes.len() {
             if length == limit {
