@@ -10,9 +10,7 @@
 //! directory is made anew for each process (`proc_flush_pid` in the kernel's `fs/proc/base.c` drops
 //! it at the end), so that a pid that was handed on shows another inode.
 
-use std::collections::HashMap;
 use std::io;
-use std::os::unix::fs::DirEntryExt;
 use std::time::{Duration, Instant};
 
 use crate::marks;
@@ -28,9 +26,10 @@ const FRESH: Duration = Duration::from_secs(60);
 /// Processes that are no part of any run under one pid file.
 #[derive(Debug, Default)]
 pub struct Bystanders {
-    known: HashMap<Pid, u64>,
-    /// Who was there at the last look.
-    listed: HashMap<Pid, u64>,
+    /// In the order of their numbers, each with the inode number of its directory in `/proc`.
+    known: Vec<(Pid, u64)>,
+    /// Who was there at the last look, likewise.
+    listed: Vec<(Pid, u64)>,
     noted: Option<(Pid, Instant)>,
 }
 
@@ -61,6 +60,8 @@ impl Bystanders {
             match mark(stat, record)? {
                 Mark::Some => roots.push(stat.pid),
                 Mark::None => plain.push(stat),
+                // Without an environment; who is older than the holder is nobody's of its run.
+                Mark::Unclear if stat.start_time < record.start_time => plain.push(stat),
                 Mark::Unclear => {}
             }
         }
@@ -70,17 +71,18 @@ impl Bystanders {
         Ok(())
     }
 
-    /// Everybody but the known, as they are now.
+    /// Everybody but the known and ourselves, as they are now.
     ///
     /// # Errors
     /// Somebody could not be looked at just now.
     pub fn all_others(&mut self) -> io::Result<Family> {
-        self.listed = everybody()?;
+        self.listed = process::listed()?;
         let present = &self.listed;
         self.known
-            .retain(|pid, inode| present.get(pid) == Some(inode));
-        let unknown = |pid: &&Pid| !self.known.contains_key(pid);
-        Family::of(self.listed.keys().filter(unknown).copied())
+            .retain(|known| present.binary_search(known).is_ok());
+        let (known, this) = (&self.known, Pid::this());
+        let unknown = |who: &&(Pid, u64)| who.0 != this && known.binary_search(who).is_err();
+        Family::of(self.listed.iter().filter(unknown).map(|(pid, _)| *pid))
     }
 
     /// These were looked at, and are no part of any run under the pid file. The young ones are
@@ -90,21 +92,16 @@ impl Bystanders {
             .into_iter()
             .filter(|stat| stat.is_kernel_thread() || process::age(stat) >= YOUNG);
         let listed = &self.listed;
-        let noted = grown.filter_map(|stat| Some((stat.pid, *listed.get(&stat.pid)?)));
+        let noted = grown.filter_map(|stat| {
+            let at = listed
+                .binary_search_by_key(&stat.pid, |(pid, _)| *pid)
+                .ok()?;
+            Some(listed[at])
+        });
         self.known.extend(noted);
+        self.known.sort_unstable();
+        self.known.dedup();
     }
-}
-
-/// Every process in `/proc` now, with the inode number of its directory there.
-fn everybody() -> io::Result<HashMap<Pid, u64>> {
-    let mut found = HashMap::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| Pid::new(name.parse().ok()?));
-        found.extend(pid.map(|pid| (pid, entry.ino())));
-    }
-    Ok(found)
 }
 
 /// Whether a process was started under the pid file.
@@ -209,8 +206,9 @@ mod tests {
         let mut bystanders = Bystanders::unknown();
         bystanders.note(holder.pid(), &example());
         assert!(!others(&mut bystanders).contains(&child.pid()));
-        let inode = bystanders.known[&child.pid()];
-        bystanders.known.insert(child.pid(), inode + 1);
+        let known = &mut bystanders.known;
+        let at = known.binary_search_by_key(&child.pid(), |(pid, _)| *pid);
+        known[at.unwrap()].1 += 1;
         assert!(others(&mut bystanders).contains(&child.pid()));
     }
 }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -427,11 +428,27 @@ pub fn has_pending_kill(pid: Pid) -> bool {
 /// # Errors
 /// They cannot be listed just now: that does not mean that there are none.
 pub fn all() -> io::Result<Vec<Pid>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        found.extend(name.to_str().and_then(|name| Pid::new(name.parse().ok()?)));
+    Ok(listed()?.into_iter().map(|(pid, _)| pid).collect())
+}
+
+/// Likewise, in the order of their numbers, each with the inode number of its directory in `/proc`.
+///
+/// # Errors
+/// As [`all`].
+pub fn listed() -> io::Result<Vec<(Pid, u64)>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    let mut entries = RawDir::new(proc, buffer.spare_capacity_mut());
+    let mut found = Vec::with_capacity(256);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_str().ok();
+        let pid = name.and_then(|name| Pid::new(name.parse().ok()?));
+        found.extend(pid.map(|pid| (pid, entry.ino())));
     }
+    // The kernel goes by the numbers already.
+    found.sort_unstable();
     Ok(found)
 }
 
