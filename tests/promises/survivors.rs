@@ -307,7 +307,11 @@ fn only_a_start_after_a_crash_looks_for_survivors() {
     let scene = Scene::new();
     scene.finish(["run", "--", "true"]).assert_code(0);
     let environments = || {
-        let mut trace = Trace::start(&scene, "openat,openat2,open", &scene.gateway(["run", "--", "true"]));
+        let mut trace = Trace::start(
+            &scene,
+            "openat,openat2,open",
+            &scene.gateway(["run", "--", "true"]),
+        );
         assert_eq!(trace.process.end(), End::Code(0));
         let calls = trace.calls();
         assert!(calls.iter().any(|call| call.rest.contains("gateway.pid")));
