@@ -3,7 +3,8 @@
 use std::fs;
 
 use crate::harness::{
-    Call, End, Payload, Process, SOON, Scene, Signal, Trace, need, state, until, wait_until,
+    Call, End, Payload, Process, SOON, Scene, Signal, Trace, injected, need, state, until,
+    wait_until,
 };
 
 fn listen(scene: &Scene, options: &[&str]) -> Process {
@@ -101,6 +102,32 @@ fn without_a_terminal_each_signal_is_sent_once_and_to_one_process() {
         assert_eq!(sent[0].name, "pidfd_send_signal");
         assert!(sent[0].rest.contains(&format!("SIG{name}")), "{sent:?}");
     }
+}
+
+/// The moment between the look at what has come and the sleep, made most of a second long: each look is
+/// followed by a wait4(2).
+#[test]
+fn what_comes_between_a_look_and_the_sleep_is_heard() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Listener);
+    let command = scene.gateway(["run", "--", &payload]);
+    let mut slow = scene.spawn(injected(&scene, "wait4:delay_exit=700000", &command));
+    scene.wait_for_mark("ready");
+    let record = scene.wait_for_record("the payload", |record| record.has_payload());
+    for (count, (signal, name)) in [
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+        (Signal::TERM, "TERM"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // Right behind the one before, which has only just been passed on.
+        crate::harness::signal(record.pid(), signal);
+        assert_eq!(heard(&scene, count + 1)[count], name);
+    }
+    enough(&scene);
+    assert_eq!(slow.end(), End::Code(0));
 }
 
 #[test]
