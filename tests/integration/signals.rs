@@ -104,6 +104,31 @@ fn without_a_terminal_each_signal_is_sent_once_and_to_one_process() {
     }
 }
 
+/// strace holds it, and not just for the moment that each call is looked at.
+#[track_caller]
+fn wait_until_held(pid: u32) {
+    let mut held = 0;
+    wait_until("strace holds it", SOON, || {
+        let stopped = state(pid) == Some('t');
+        held = if stopped { held + 1 } else { 0 };
+        held > 20
+    });
+}
+
+#[test]
+fn a_stop_before_the_command_starts_nothing() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Listener);
+    let command = scene.gateway(["run", "--", &payload]);
+    let mut slow = scene.spawn(injected(&scene, "pwrite64:delay_exit=700000", &command));
+    let record = scene.wait_for_record("its own", |_| true);
+    wait_until_held(record.pid());
+    crate::harness::signal(record.pid(), Signal::TERM);
+    assert_eq!(slow.end(), End::of(Signal::TERM));
+    assert_eq!(scene.started_payloads().len(), 0);
+    assert_eq!(scene.record().text("/reason"), "stopped");
+}
+
 /// The moment between the look at what has come and the sleep, made most of a second long: each look is
 /// followed by a wait4(2).
 #[test]
@@ -115,16 +140,7 @@ fn what_comes_between_a_look_and_the_sleep_is_heard() {
     scene.wait_for_mark("ready");
     let record = scene.wait_for_record("the payload", |record| record.has_payload());
     crate::harness::signal(record.pid(), Signal::USR1);
-    // strace holds it, and not just for the moment that each call is looked at.
-    let mut held = 0;
-    wait_until("it is held behind its look", SOON, || {
-        held = if state(record.pid()) == Some('t') {
-            held + 1
-        } else {
-            0
-        };
-        held > 20
-    });
+    wait_until_held(record.pid());
     crate::harness::signal(record.pid(), Signal::TERM);
     assert_eq!(heard(&scene, 2), ["USR1", "TERM"]);
     enough(&scene);
