@@ -131,16 +131,19 @@ impl Signals {
             })
             .map(|(number, _)| *number)
             .collect();
-        let mailbox = Mailbox::open(&wanted)
-            .map_err(|error| Error::system("cannot route signals").because(error))?;
+        // Before there is a handler: what comes from here on is handled in the first sleep, or look. And
+        // all others are let in: a starter that waits for signals in a thread hands its mask on.
+        sys::block_only(&wanted);
+        let mailbox = Mailbox::open(&wanted).map_err(|error| {
+            sys::unblock_all();
+            Error::system("cannot route signals").because(error)
+        })?;
         // A line on the terminal must not stop us while we are in the background.
         sys::set_disposition(libc::SIGTTOU, Disposition::Ignored);
         // A reader of our messages that goes away must not end COMMAND.
         sys::set_disposition(libc::SIGPIPE, Disposition::Ignored);
         // A limit of file sizes is told as an error of the write.
         sys::set_disposition(libc::SIGXFSZ, Disposition::Ignored);
-        // And lets all others in: a starter that waits for signals in a thread hands its mask on.
-        sys::block_only(&wanted);
         Ok(Self {
             mailbox,
             originally,

@@ -210,7 +210,8 @@ pub fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>, let_in: LetIn) ->
     let limit = limit.and_then(|limit| {
         Some(libc::timespec {
             tv_sec: limit.as_secs().try_into().ok()?,
-            tv_nsec: limit.subsec_nanos().into(),
+            // Below 10^9, which every c_long holds.
+            tv_nsec: limit.subsec_nanos() as libc::c_long,
         })
     });
     let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);

@@ -36,7 +36,8 @@ impl Words {
     /// What `execve(2)` would hand on of this process's environment: the entries whose names are kept,
     /// and those that have no name.
     ///
-    /// Nothing may change the environment meanwhile in a way that std does not see ([`set_var`]).
+    /// No other thread may change the environment meanwhile, [`set_var`] included: it is not known to
+    /// std that we read.
     ///
     /// [`set_var`]: std::env::set_var
     pub fn of_our_environment(is_kept: impl Fn(&[u8]) -> bool) -> Self {

@@ -26,8 +26,8 @@ impl Sender {
         match info.si_code {
             libc::SI_KERNEL => Self::Kernel,
             // SAFETY: libc's siginfo_t is made of integers only, so whatever bytes lie where these two
-            // fields are, they are some number; and a reference to it means that all of it was
-            // written. With SI_USER they are the sender (sigaction(2)).
+            // fields are, they are some number, and the kernel writes all of it for a handler. With
+            // SI_USER they are the sender (sigaction(2)).
             libc::SI_USER => unsafe { Self::Process(info.si_pid(), info.si_uid()) },
             _ => Self::Other,
         }

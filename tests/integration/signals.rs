@@ -129,6 +129,39 @@ fn a_stop_before_the_command_starts_nothing() {
     assert_eq!(scene.record().text("/reason"), "stopped");
 }
 
+/// It is blocked before there is a handler for it: one that came in between was noted, and the first
+/// sleep of a standby took its whole second.
+#[test]
+fn what_comes_while_the_handlers_are_installed_ends_the_first_sleep() {
+    need("strace", "strace");
+    let scene = Scene::new();
+    let _holder = scene.hold();
+    let command = scene.gateway(["run", "--wait", "--", "true"]);
+    // As many as there are before it sleeps.
+    for when in (3..40).step_by(3) {
+        let log = scene.path(format!("log-{when}"));
+        let inject = format!("inject=rt_sigaction:signal=SIGTERM:when={when}");
+        let calls = "trace=rt_sigaction,ppoll";
+        let options = [
+            "-o",
+            log.to_str().unwrap(),
+            "-e",
+            calls,
+            "-e",
+            &inject,
+            "--",
+        ];
+        let mut standby = scene.spawn(scene.behind("strace", &options, &command));
+        assert_eq!(standby.end(), End::of(Signal::TERM), "told at call {when}");
+        let calls = fs::read_to_string(&log).unwrap();
+        let (_, after) = calls.split_once("SIGTERM {").expect("it was told");
+        let slept =
+            |call: &str| call.starts_with("ppoll") && !call.contains("tv_sec=0, tv_nsec=0}");
+        let in_vain = |call: &str| slept(call) && call.contains("(Timeout)");
+        assert!(!after.lines().any(in_vain), "told at call {when}: {after}");
+    }
+}
+
 /// The moment between the look at what has come and the sleep, made most of a second long: each look is
 /// followed by a wait4(2).
 #[test]
