@@ -6,8 +6,11 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::kernel_locks::{Flock, exclusive_flock, fdinfo_has_lease, mount_id, mount_is_remote};
 use crate::lock::{Features, FileId};
@@ -186,12 +189,13 @@ impl LockedFile {
     /// It cannot be read. ENOENT: the process has closed it; the number may be another file's now.
     pub(crate) fn read(&self) -> io::Result<Contents> {
         use std::io::Read;
-        let opened = open_through(&self.through)?;
-        if FileId::of(&rustix::fs::fstat(&opened)?) != self.features.id {
+        let pinned = pin(&self.through)?;
+        if FileId::of(&rustix::fs::fstat(&pinned)?) != self.features.id {
             return Err(rustix::io::Errno::NOENT.into());
         }
         let mut bytes = Vec::new();
-        opened.take(record::MAX_SIZE + 1).read_to_end(&mut bytes)?;
+        let file = open_pinned(&pinned)?;
+        file.take(record::MAX_SIZE + 1).read_to_end(&mut bytes)?;
         Ok(Contents::decode(&bytes))
     }
 
@@ -225,19 +229,28 @@ fn mounts_of(pid: Pid) -> Vec<u8> {
     read_bounded(&format!("/proc/{pid}/mountinfo"), 16 << 20).unwrap_or_default()
 }
 
+/// The file behind a link, without opening it: a device may do something when it is opened (open(2),
+/// O_PATH).
+fn pin(link: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
+        link,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
 /// Leaves the time of the last look alone where that is allowed.
-fn open_through(link: &Path) -> io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
+fn open_pinned(file: &OwnedFd) -> io::Result<File> {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(link, flags | OFlags::NOATIME, Mode::empty())
-        .or_else(|_| rustix::fs::open(link, flags, Mode::empty()))?;
+    let opened = rustix::fs::open(&link, flags | OFlags::NOATIME, Mode::empty())
+        .or_else(|_| rustix::fs::open(&link, flags, Mode::empty()))?;
     Ok(opened.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::OwnedFd;
 
     /// The holder's directories, opened to be watched, took the number of a lock that was let go: a
     /// start ended with "Is a directory".
