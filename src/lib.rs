@@ -26,9 +26,9 @@
 //!
 //! [`PidFile`], [`Lock`], [`Watch`], [`Limits`], [`HolderInfo`], [`Attempt`], [`Wait`], [`Progress`],
 //! [`Standing`], [`Role`], [`Error`] and [`ErrorKind`]: no handler, no thread, no print, no exit and
-//! no global state of ours, but for the id of the boot, which is read once. What cannot be returned (a record that could not be marked ended, a fault
-//! that is tried again) goes to the [`log`] crate: who sets up no logger does not hear it. Everything
-//! in the public modules serves the program `gateway` and may change with any release.
+//! no global state of ours, but for the id of the boot, which is read once. What cannot be returned (a
+//! record that could not be marked ended, a fault that is tried again) goes to the [`log`] crate: who
+//! sets up no logger does not hear it. Everything in the public modules serves the program `gateway` and may change with any release.
 //!
 //! # How it is built
 //!
@@ -56,6 +56,8 @@
 //! - Linux 5.4 or newer: without `pidfd_open(2)` nobody can be proven. `/proc` must be mounted.
 //! - Local file systems. On others the promise is what their `flock` gives.
 //! - Lockers by `fcntl(2)` are not excluded: the two kinds of lock do not see each other.
+//! - Where a directory does not tell upper from lower case, a path is one of several for the same file. The
+//!   lock is one; what goes by the path (survivors of a run under a lost record) sees several.
 //! - Whoever may write the pid file's directory may always break things.
 //! - Who may not be looked at (another user's process, another pid namespace) cannot be proven, is
 //!   never signalled, and is not found as the holder of a removed file. Nor is one whose removed file is

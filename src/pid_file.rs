@@ -1,6 +1,6 @@
 //! The lock for one's own process: the part of this crate that is stable.
 //!
-//! Everything that waits does so in `poll(2)`, never in `flock(2)`, and says for how long. A signal
+//! Everything that waits does so in `ppoll(2)`, never in `flock(2)`, and says for how long. A signal
 //! handler of the caller's that runs meanwhile does not end a wait: [`Limits::cancel`] does.
 
 use std::ffi::OsString;

@@ -290,8 +290,11 @@ pub fn boot_id() -> crate::Result<String> {
         return Ok(known.clone());
     }
     let path = "/proc/sys/kernel/random/boot_id";
-    let bytes = read_line(path)
-        .map_err(|error| crate::Error::system(format!("cannot read {path}")).because(error))?;
+    let bytes = read_line(path).map_err(|error| {
+        crate::Error::system(format!("cannot read {path}"))
+            .because(error)
+            .advise(PROC_NEEDED)
+    })?;
     let read = String::from_utf8_lossy(&bytes).trim().to_owned();
     Ok(KNOWN.get_or_init(|| read).clone())
 }
