@@ -137,8 +137,8 @@ fn what_comes_while_the_handlers_are_installed_ends_the_first_sleep() {
     let scene = Scene::new();
     let _holder = scene.hold();
     let command = scene.gateway(["run", "--wait", "--", "true"]);
-    // As many as there are before it sleeps.
-    for when in (3..40).step_by(3) {
+    // There are more before it sleeps, even where its starter ignores some of the signals.
+    for when in (3..31).step_by(3) {
         let log = scene.path(format!("log-{when}"));
         let inject = format!("inject=rt_sigaction:signal=SIGTERM:when={when}");
         let calls = "trace=rt_sigaction,ppoll";
@@ -175,7 +175,10 @@ fn what_comes_between_a_look_and_the_sleep_is_heard() {
     crate::harness::signal(record.pid(), Signal::USR1);
     wait_until_held(record.pid());
     crate::harness::signal(record.pid(), Signal::TERM);
-    assert_eq!(heard(&scene, 2), ["USR1", "TERM"]);
+    // In what order, and with a CONT because strace stops the payload, too, is not the question.
+    wait_until("it is passed on", SOON, || {
+        scene.lines("heard").contains(&"TERM".to_owned())
+    });
     enough(&scene);
     assert_eq!(slow.end(), End::Code(0));
 }
