@@ -10,11 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags};
 
 use crate::holder::{self, Holder};
 use crate::kernel_locks::{LockLine, parse_locks, printed_device, table_of_locks};
-use crate::lock::FileId;
+use crate::lock::{FileId, open_unseen};
 use crate::place::FILE_NAME;
 use crate::record::{Contents, MAX_SIZE};
 use crate::unusable::may_be_pid_file;
@@ -176,16 +176,7 @@ impl Directory {
 
     /// `None`: no pid file, or none for us to read.
     fn peek(&mut self, name: &Path) -> Option<Peeked> {
-        let flags =
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let open = |flags| openat(&self.opened, name, flags, Mode::empty());
-        // Looking changes nothing, not even the time of the last look; only the owner may ask for
-        // that (open(2)).
-        let opened = match open(flags | OFlags::NOATIME) {
-            Err(rustix::io::Errno::PERM) => open(flags),
-            other => other,
-        };
-        let file = File::from(opened.ok()?);
+        let file = open_unseen(self.opened.as_fd(), name, OFlags::RDONLY).ok()?;
         let stat = rustix::fs::fstat(&file).ok()?;
         if !may_be_pid_file(stat.st_mode, stat.st_size.unsigned_abs()) {
             return None;

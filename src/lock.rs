@@ -548,7 +548,8 @@ const FLAGS: OFlags = OFlags::CLOEXEC
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);
 
-fn open_unseen(at: BorrowedFd<'_>, path: &Path, access: OFlags) -> Result<File, Errno> {
+/// Never follows a link, never waits, and leaves no mark where that is allowed.
+pub(crate) fn open_unseen(at: BorrowedFd<'_>, path: &Path, access: OFlags) -> Result<File, Errno> {
     let flags = access | FLAGS;
     let open = |flags| retry(|| rustix::fs::openat(at, path, flags, Mode::empty())).map(File::from);
     // Looking changes nothing, not even the time of the last look; only the owner may ask for that
