@@ -28,7 +28,8 @@
 //! [`Standing`], [`Role`], [`Error`] and [`ErrorKind`]: no handler, no thread, no print, no exit and
 //! no global state of ours, but for the id of the boot, which is read once. What cannot be returned (a
 //! record that could not be marked ended, a fault that is tried again) goes to the [`log`] crate: who
-//! sets up no logger does not hear it. Everything in the public modules serves the program `gateway` and may change with any release.
+//! sets up no logger does not hear it. Everything in the public modules serves the
+//! program `gateway` and may change with any release.
 //!
 //! # How it is built
 //!

@@ -112,7 +112,7 @@ impl Stopper {
                 self.began.elapsed(),
                 Seen::Held(acquire::standing(&who, Mode::Stop)),
             ) {
-                Step::Sleep(_) => doze(None, Duration::from_millis(20), interrupt),
+                Step::Sleep(_) => nap(None, Duration::from_millis(20), interrupt),
                 Step::Refuse(refusal) => {
                     return Ok(Stopped::Refused(Refused::By {
                         refusal,
@@ -167,8 +167,8 @@ impl Stopper {
                         told = Some(Instant::now());
                         progress(Progress::Waiting { who, left });
                     }
-                    doze(
-                        Some(holder),
+                    nap(
+                        Some(holder.pidfd()),
                         left.unwrap_or(LAST_STEPS).min(LAST_STEPS),
                         interrupt,
                     );
@@ -317,10 +317,6 @@ fn again(holder: &Holder) -> Sighting {
     holder
         .duplicate()
         .map_or(Sighting::Foreign(locker), Sighting::Proven)
-}
-
-fn doze(holder: Option<&Holder>, limit: Duration, interrupt: &mut dyn Interrupt) {
-    nap(holder.map(Holder::pidfd), limit, interrupt);
 }
 
 fn doze_until_exit(holder: &Holder) {
