@@ -54,7 +54,8 @@ fn assert_refused(output: &Output, code: i32, path: &str) {
 }
 
 const TAKE: [&str; 5] = ["run", "--replace", "--", "echo", "taken"];
-const SHORT_TAKE: [&str; 9] = [
+/// A program that takes over has to press this long, if it presses at all.
+pub const SHORT_TAKE: [&str; 9] = [
     "run",
     "--replace",
     "--timeout",

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::attackers::SHORT_TAKE;
 use crate::harness::{
     Canary, End, NOBODY, Payload, Process, Scene, as_nobody, lockers, need, set_mode, stat_field,
     wait_until,
@@ -55,19 +56,6 @@ fn nobodys_locker(scene: &Scene, path: &Path) -> Process {
     locker
 }
 
-/// A program that takes over has to press this long, if it presses at all.
-const TAKE: [&str; 9] = [
-    "run",
-    "--replace",
-    "--timeout",
-    "1s",
-    "--kill-after",
-    "500ms",
-    "--",
-    "echo",
-    "taken",
-];
-
 /// Any user could have root end any process that takes descriptors: by a locked one, and a record.
 #[test]
 fn who_was_handed_a_locked_descriptor_is_no_holder() {
@@ -78,7 +66,7 @@ fn who_was_handed_a_locked_descriptor_is_no_holder() {
         let whole = |file: &Path| forge(file, &scene.pid_file(), innocent.pid());
         for name in [&whole as &dyn Fn(&Path), &bare] {
             name(&scene.pid_file());
-            scene.finish(TAKE).assert_code(82);
+            scene.finish(SHORT_TAKE).assert_code(82);
             scene.finish(["stop"]).assert_code(82);
             scene.finish(["run", "--", "echo", "ran"]).assert_code(82);
             assert_eq!(scene.state(), "foreign");
@@ -98,7 +86,7 @@ fn who_was_handed_another_locked_file_is_no_earlier_holder() {
         let innocent = pass_locked(&theirs, NOBODY);
         forge(&theirs, &scene.pid_file(), innocent.pid());
         assert_eq!(scene.state(), "free");
-        assert_eq!(scene.finish(TAKE).stdout, "taken\n");
+        assert_eq!(scene.finish(SHORT_TAKE).stdout, "taken\n");
         innocent.assert_heard_nothing();
     });
 }
@@ -115,7 +103,7 @@ fn a_bare_number_that_only_we_can_have_written_is_believed_whoever_took_the_lock
         refused
             .assert_code(80)
             .assert_says(&format!("pid {}", daemon.pid()));
-        assert_eq!(scene.finish(TAKE).stdout, "taken\n");
+        assert_eq!(scene.finish(SHORT_TAKE).stdout, "taken\n");
     });
 }
 
@@ -156,7 +144,7 @@ fn a_file_of_who_may_not_write_the_folder_is_no_earlier_one() {
         let mut attacker = nobodys_locker(&scene, &theirs);
         forge(&theirs, &file, attacker.pid());
         assert_starts(&scene, &file);
-        let taken = on(&scene, &file, &TAKE);
+        let taken = on(&scene, &file, &SHORT_TAKE);
         assert_eq!(scene.finish_command(taken).stdout, "taken\n");
         assert!(attacker.is_running(), "it was signalled");
     });

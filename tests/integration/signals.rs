@@ -104,6 +104,14 @@ fn without_a_terminal_each_signal_is_sent_once_and_to_one_process() {
     }
 }
 
+/// A listener's gateway that is held for most of a second after each of these calls.
+fn listen_slowly(scene: &Scene, call: &str) -> Process {
+    let payload = scene.payload(Payload::Listener);
+    let command = scene.gateway(["run", "--", &payload]);
+    let slow = format!("{call}:delay_exit=700000");
+    scene.spawn(injected(scene, &slow, &command))
+}
+
 /// strace holds it, and not just for the moment that each call is looked at.
 #[track_caller]
 fn wait_until_held(pid: u32) {
@@ -118,9 +126,7 @@ fn wait_until_held(pid: u32) {
 #[test]
 fn a_stop_before_the_command_starts_nothing() {
     let scene = Scene::new();
-    let payload = scene.payload(Payload::Listener);
-    let command = scene.gateway(["run", "--", &payload]);
-    let mut slow = scene.spawn(injected(&scene, "pwrite64:delay_exit=700000", &command));
+    let mut slow = listen_slowly(&scene, "pwrite64");
     let record = scene.wait_for_record("its own", |_| true);
     wait_until_held(record.pid());
     crate::harness::signal(record.pid(), Signal::TERM);
@@ -167,9 +173,7 @@ fn what_comes_while_the_handlers_are_installed_ends_the_first_sleep() {
 #[test]
 fn what_comes_between_a_look_and_the_sleep_is_heard() {
     let scene = Scene::new();
-    let payload = scene.payload(Payload::Listener);
-    let command = scene.gateway(["run", "--", &payload]);
-    let mut slow = scene.spawn(injected(&scene, "wait4:delay_exit=700000", &command));
+    let mut slow = listen_slowly(&scene, "wait4");
     scene.wait_for_mark("ready");
     let record = scene.wait_for_record("the payload", |record| record.has_payload());
     crate::harness::signal(record.pid(), Signal::USR1);
