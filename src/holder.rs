@@ -65,6 +65,33 @@ pub enum Sighting {
     Invisible(Option<Pid>),
 }
 
+impl Sighting {
+    /// The proven holder.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Holder> {
+        match self {
+            Self::Proven(holder) | Self::Ending(holder) => Some(holder),
+            Self::Starting(_) | Self::Foreign(_) | Self::Invisible(_) => None,
+        }
+    }
+
+    /// The pid of whoever it is, if that can be told.
+    #[must_use]
+    pub fn pid(&self) -> Option<Pid> {
+        match self {
+            Self::Proven(holder) | Self::Ending(holder) => Some(holder.pid()),
+            Self::Starting(locker) | Self::Foreign(locker) => Some(locker.pid),
+            Self::Invisible(pid) => *pid,
+        }
+    }
+
+    /// Whether it was a proven holder that has ended since.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.holder().is_some_and(Holder::has_ended)
+    }
+}
+
 /// A process that has the lock, but that the record does not describe: never to be signalled.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Locker {

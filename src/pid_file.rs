@@ -158,7 +158,7 @@ impl HolderInfo {
             Sighting::Starting(locker) | Sighting::Foreign(locker) => (locker.argv.clone(), false),
             Sighting::Invisible(_) => (Vec::new(), false),
         };
-        let pid = acquire::pid_of(who).map(crate::process::Pid::get);
+        let pid = who.pid().map(crate::process::Pid::get);
         Self {
             pid,
             argv,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_lock::acquire::{self, Progress};
+use gateway_lock::acquire::Progress;
 use gateway_lock::claim::{Contest, Finding};
 use gateway_lock::holder::Sighting;
 use gateway_lock::notify::{Notifier, watchdog_interval};
@@ -137,7 +137,7 @@ impl ServiceManager {
 
     /// A standby is all it can be for now: the boot need not wait for it.
     fn stand_by(&mut self, who: &Sighting) {
-        self.ready(&match acquire::pid_of(who) {
+        self.ready(&match who.pid() {
             Some(pid) => format!("standby behind pid {pid}"),
             None => "standby".to_owned(),
         });

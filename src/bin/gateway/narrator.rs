@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use gateway_lock::Error;
-use gateway_lock::acquire::{self, Progress};
+use gateway_lock::acquire::Progress;
 use gateway_lock::claim::{Contest, Finding};
 use gateway_lock::holder::{Holder, Sighting};
 use gateway_lock::process::{Pid, Stat};
@@ -66,7 +66,7 @@ impl<'a> Narrator<'a> {
         if self.told.len() > MOST_TOLD {
             self.told.clear();
         }
-        if self.told.insert(acquire::pid_of(who)) {
+        if self.told.insert(who.pid()) {
             self.stand_by(who, left);
         } else if self.voice.counts_down() {
             self.count_down(who, left);

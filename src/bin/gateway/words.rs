@@ -322,7 +322,7 @@ fn deadline(
     waited: Duration,
     mode: Mode,
 ) -> String {
-    let pid = gateway_lock::acquire::pid_of(who);
+    let pid = who.pid();
     let asked_too = asked.iter().any(|former| Some(former.pid) == pid);
     let others: Vec<Former> = asked
         .iter()
@@ -471,7 +471,7 @@ fn said_before(asked: &[Former]) -> String {
 }
 
 fn look_at(who: &Sighting) -> String {
-    gateway_lock::acquire::pid_of(who).map_or_else(String::new, |pid| {
+    who.pid().map_or_else(String::new, |pid| {
         format!(", or look at it with: ps -fp {pid}")
     })
 }
