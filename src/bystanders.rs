@@ -20,8 +20,16 @@ use crate::record::Record;
 /// Somebody so young may be about to become another program, with another environment.
 const YOUNG: Duration = Duration::from_secs(1);
 
-/// How long a note is good enough: who is born later costs a look after the crash, and no more.
+/// How long a note is good enough, whatever it costs to take another: who is born later costs a look
+/// after the crash, and no more.
 const FRESH: Duration = Duration::from_secs(60);
+
+/// Notes may take so much of the time: one two-thousandth.
+const SHARE: u32 = 2000;
+
+/// In so short a time nobody is born exactly as often as there are numbers: the last number that was
+/// handed out is another one, or nobody was born.
+const ROUND: Duration = Duration::from_secs(5);
 
 /// Processes that are no part of any run under one pid file.
 #[derive(Debug, Default)]
@@ -30,7 +38,35 @@ pub struct Bystanders {
     known: Vec<(Pid, u64)>,
     /// Who was there at the last look, likewise.
     listed: Vec<(Pid, u64)>,
-    noted: Option<(Pid, Instant)>,
+    note: Option<Note>,
+}
+
+/// A look at everybody while the holder lived.
+#[derive(Debug)]
+struct Note {
+    holder: Pid,
+    taken: Instant,
+    /// How long the next one will take.
+    cost: Duration,
+    /// Somebody was too young to be noted.
+    young: bool,
+    /// The pid that had been handed out last before it. (The holder was pinned by the number that
+    /// `/proc` shows, so this is one of the same numbers.) None: not everybody could be looked at.
+    newest: Option<Pid>,
+    /// When that was last found to be so.
+    confirmed: Instant,
+}
+
+impl Note {
+    /// Whether everybody who lives now was there then, given the pid that was handed out last.
+    fn shows_all(&self, newest: Option<Pid>) -> bool {
+        newest.is_some() && newest == self.newest && self.confirmed.elapsed() < ROUND
+    }
+
+    /// Whether it is time for another one, if there is anything to note.
+    fn is_old(&self) -> bool {
+        self.taken.elapsed() >= FRESH.min(self.cost * SHARE)
+    }
 }
 
 impl Bystanders {
@@ -41,20 +77,38 @@ impl Bystanders {
     }
 
     /// Notes who is no part of the run of this holder, which lives and wrote this record: once for
-    /// each holder, and again when a minute has passed. Never waits; who cannot be looked at is not
-    /// noted.
+    /// each holder, and again where somebody was born since, as often as that is worth its price.
+    /// Never waits; who cannot be looked at is not noted.
     pub fn note(&mut self, holder: Pid, record: &Record) {
-        let fresh = |(whose, at): (Pid, Instant)| whose == holder && at.elapsed() < FRESH;
-        if self.noted.is_some_and(fresh) {
-            return;
+        let newest = process::newest();
+        let mut last = self.note.take().filter(|note| note.holder == holder);
+        if let Some(note) = &mut last {
+            let all_noted = note.shows_all(newest) && !note.young;
+            if all_noted {
+                note.confirmed = Instant::now();
+            }
+            if all_noted || !note.is_old() {
+                self.note = last;
+                return;
+            }
         }
-        self.noted = Some((holder, Instant::now()));
+        let began = Instant::now();
         // A note that cannot be taken now costs time after a crash, and nothing else.
-        let _ = self.note_now(holder, record);
+        let young = self.look_around(holder, record);
+        self.note = Some(Note {
+            holder,
+            taken: Instant::now(),
+            // The first one is not the measure: who was noted is not looked at again.
+            cost: last.map_or(Duration::ZERO, |_| began.elapsed()),
+            newest: newest.filter(|_| young.is_ok()),
+            young: young.unwrap_or(true),
+            confirmed: began,
+        });
     }
 
-    fn note_now(&mut self, holder: Pid, record: &Record) -> io::Result<()> {
-        let family = self.all_others()?;
+    /// Whether somebody was too young to be noted.
+    fn look_around(&mut self, holder: Pid, record: &Record) -> io::Result<bool> {
+        let family = self.all_others(None)?;
         let (mut roots, mut plain) = (vec![holder], Vec::new());
         for stat in family.members() {
             match mark(stat, record)? {
@@ -66,20 +120,27 @@ impl Bystanders {
             }
         }
         let heirs = family.descendants(&roots, &[]);
-        let is_heir = |stat: &Stat| heirs.iter().any(|heir| heir.pid == stat.pid);
-        self.learn(plain.into_iter().filter(|stat| !is_heir(stat)));
-        Ok(())
+        plain.retain(|stat| !heirs.iter().any(|heir| heir.pid == stat.pid));
+        self.learn(plain.iter().copied());
+        Ok(!plain.into_iter().all(is_grown))
     }
 
-    /// Everybody but the known and ourselves, as they are now.
+    /// Everybody but the known and ourselves, as they are now; `newest` is the pid that was handed out
+    /// last ([`process::newest`]): where nobody was born since the note, nobody has to be listed.
     ///
     /// # Errors
     /// Somebody could not be looked at just now.
-    pub fn all_others(&mut self) -> io::Result<Family> {
-        self.listed = process::listed()?;
-        let present = &self.listed;
-        self.known
-            .retain(|known| present.binary_search(known).is_ok());
+    pub fn all_others(&mut self, newest: Option<Pid>) -> io::Result<Family> {
+        if !self
+            .note
+            .as_ref()
+            .is_some_and(|note| note.shows_all(newest))
+        {
+            self.listed = process::listed()?;
+            let present = &self.listed;
+            self.known
+                .retain(|known| present.binary_search(known).is_ok());
+        }
         let (known, this) = (&self.known, Pid::this());
         let unknown = |who: &&(Pid, u64)| who.0 != this && known.binary_search(who).is_err();
         Family::of(self.listed.iter().filter(unknown).map(|(pid, _)| *pid))
@@ -88,9 +149,7 @@ impl Bystanders {
     /// These were looked at, and are no part of any run under the pid file. The young ones are
     /// looked at again all the same.
     pub fn learn<'a>(&mut self, strangers: impl IntoIterator<Item = &'a Stat>) {
-        let grown = strangers
-            .into_iter()
-            .filter(|stat| stat.is_kernel_thread() || process::age(stat) >= YOUNG);
+        let grown = strangers.into_iter().filter(|stat| is_grown(stat));
         let listed = &self.listed;
         let noted = grown.filter_map(|stat| {
             let at = listed
@@ -102,6 +161,11 @@ impl Bystanders {
         self.known.sort_unstable();
         self.known.dedup();
     }
+}
+
+/// It will not become another program by what it was born for.
+fn is_grown(stat: &Stat) -> bool {
+    stat.is_kernel_thread() || process::age(stat) >= YOUNG
 }
 
 /// Whether a process was started under the pid file.
@@ -165,7 +229,7 @@ mod tests {
     }
 
     fn others(bystanders: &mut Bystanders) -> Vec<Pid> {
-        let family = bystanders.all_others().unwrap();
+        let family = bystanders.all_others(None).unwrap();
         family.members().map(|stat| stat.pid).collect()
     }
 
@@ -197,6 +261,49 @@ mod tests {
         // Behind another holder the same child is nobody's.
         bystanders.note(stranger.pid(), &example());
         assert!(!others(&mut bystanders).contains(&child.pid()));
+    }
+
+    #[test]
+    fn who_is_born_after_the_note_is_looked_at() {
+        let record = example();
+        let (holder, older) = (sleeper(&[]), sleeper(&[]));
+        let mut bystanders = Bystanders::unknown();
+        bystanders.note(holder.pid(), &record);
+        let noted = bystanders.note.as_ref().unwrap().newest;
+        let newborn = sleeper(&[]);
+        // As long as the last number is the same nobody is listed again.
+        let all = |bystanders: &mut Bystanders, newest| {
+            let family = bystanders.all_others(newest).unwrap();
+            family.members().map(|stat| stat.pid).collect::<Vec<_>>()
+        };
+        let before = all(&mut bystanders, noted);
+        assert!(before.contains(&older.pid()) && !before.contains(&newborn.pid()));
+        assert!(all(&mut bystanders, process::newest()).contains(&newborn.pid()));
+        assert!(all(&mut bystanders, None).contains(&newborn.pid()));
+    }
+
+    #[test]
+    fn an_old_note_says_nothing_of_who_was_born() {
+        let holder = sleeper(&[]);
+        let mut bystanders = Bystanders::unknown();
+        bystanders.note(holder.pid(), &example());
+        let note = bystanders.note.as_mut().unwrap();
+        let newest = note.newest;
+        assert!(newest.is_some() && note.shows_all(newest) && !note.shows_all(None));
+        note.confirmed -= ROUND;
+        assert!(!note.shows_all(newest));
+    }
+
+    #[test]
+    fn who_was_too_young_for_a_note_is_noted_by_the_next() {
+        let record = example();
+        let (holder, young) = (sleeper(&[]), sleeper(&[]));
+        let mut bystanders = Bystanders::unknown();
+        bystanders.note(holder.pid(), &record);
+        assert!(others(&mut bystanders).contains(&young.pid()));
+        grow(&[&holder, &young]);
+        bystanders.note(holder.pid(), &record);
+        assert!(!others(&mut bystanders).contains(&young.pid()));
     }
 
     #[test]

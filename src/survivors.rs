@@ -203,16 +203,17 @@ impl<'a> Run<'a> {
         self.record.is_some() || self.by_path.is_some()
     }
 
-    /// Looks for them now, among all but the bystanders.
+    /// Looks for them now, among all but the bystanders. `newest` is the pid that was handed out last
+    /// before.
     ///
     /// # Errors
     /// Somebody could not be looked at just now: that does not mean that nobody is left.
-    pub fn survivors(&self, bystanders: &mut Bystanders) -> io::Result<Found> {
+    pub fn survivors(&self, bystanders: &mut Bystanders, newest: Option<Pid>) -> io::Result<Found> {
         let mut found = Found::default();
         if !self.may_have_survivors() {
             return Ok(found);
         }
-        let family = bystanders.all_others()?;
+        let family = bystanders.all_others(newest)?;
         let this = Pid::this();
         let living = family
             .members()
@@ -569,7 +570,7 @@ impl<'a> Sweep<'a> {
     fn look_until_quiet(&mut self) -> Result<bool> {
         loop {
             let before = process::newest();
-            let Some(whole) = self.look()? else {
+            let Some(whole) = self.look(before)? else {
                 return Ok(false);
             };
             self.looks += 1;
@@ -587,11 +588,11 @@ impl<'a> Sweep<'a> {
 
     /// Finds who is left now, and tells whether that is everybody. `None`: it could not be looked,
     /// and nobody is known.
-    fn look(&mut self) -> Result<Option<bool>> {
+    fn look(&mut self, newest: Option<Pid>) -> Result<Option<bool>> {
         self.left.retain(|survivor| !survivor.is_gone());
         self.blind = false;
         let mut whole = false;
-        match self.run.survivors(self.bystanders) {
+        match self.run.survivors(self.bystanders, newest) {
             Ok(found) => {
                 whole = !found.more;
                 self.meet(found.survivors);
