@@ -6,7 +6,6 @@
 //! file at the path, or whoever made that file sees the record.
 
 use std::ffi::OsString;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,8 +15,8 @@ use crate::holder::{self, Holder, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
 use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
-use crate::seats::Seat;
 use crate::signal::Signal;
+use crate::standby::Standby;
 use crate::survivors::{self, Patience, Run, Survivor, Swept};
 use crate::takeover::{
     Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Standing, Step, Takeover, Who,
@@ -154,7 +153,7 @@ pub fn acquire(
         prober: None,
         reopened: 0,
         bystanders: Bystanders::unknown(),
-        seat: None,
+        standby: (rules.mode == Mode::Wait).then(Standby::default),
         swept: Vec::new(),
     };
     seeker.run(description, interrupt, progress)
@@ -172,7 +171,8 @@ struct Seeker<'a> {
     prober: Option<Option<Pid>>,
     reopened: u32,
     bystanders: Bystanders,
-    seat: Option<Seat>,
+    /// Who stands in line has a place in it.
+    standby: Option<Standby>,
     swept: Vec<survivors::Ended>,
 }
 
@@ -227,7 +227,7 @@ impl Seeker<'_> {
     ) -> Result<Option<Outcome>> {
         let look = match self.crowd.take() {
             Some(crowd) => self.look_in_a_crowd(crowd, interrupt)?,
-            None => look(self.path)?,
+            None => self.look()?,
         };
         self.notice_probes(&look);
         let step = self
@@ -255,9 +255,7 @@ impl Seeker<'_> {
                 self.signal(step, who, &file, description, progress)
             }
             (Step::Sleep(until), Look::Held { who, file }) => {
-                told.waiting(&who, self.left(until), progress);
-                self.prepare(&who, file);
-                self.doze(&who, until, interrupt);
+                self.sleep(&who, file, until, told, interrupt, progress)?;
                 self.crowd = Crowd::behind(&who, self.rules.mode, self.began.elapsed());
                 Ok(None)
             }
@@ -304,7 +302,7 @@ impl Seeker<'_> {
         else {
             return;
         };
-        let pid = pid_of(who);
+        let pid = who.pid();
         if self.prober != Some(pid) {
             self.prober = Some(pid);
             self.takeover.another_locker(self.began.elapsed());
@@ -329,7 +327,7 @@ impl Seeker<'_> {
         let end = Instant::now() + left.map_or(crowd.span, |left| left.min(crowd.span));
         while Instant::now() < end && !interrupt.interrupted() {
             match OpenFile::open_or_create(self.path)?.try_lock()? {
-                Try::Locked(locked) => return with_lock(locked, self.path),
+                Try::Locked(locked) => return self.with_lock(locked),
                 Try::Busy(file) => {
                     if let Some(who) = holder::named(&file)? {
                         return Ok(Look::Held { who, file });
@@ -338,7 +336,7 @@ impl Seeker<'_> {
             }
             nap([], crowd.pause, interrupt);
         }
-        look(self.path)
+        self.look()
     }
 
     fn left(&self, until: Option<Duration>) -> Option<Duration> {
@@ -353,7 +351,7 @@ impl Seeker<'_> {
         description: &Description,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Option<Outcome>> {
-        let (Sighting::Proven(holder) | Sighting::Ending(holder)) = &who else {
+        let Some(holder) = who.holder() else {
             return Ok(None);
         };
         let kill = step == Step::Kill;
@@ -392,34 +390,57 @@ impl Seeker<'_> {
         progress(Progress::Killed { holder });
     }
 
-    /// A standby sits down, if it can, and does now what would cost time when the holder has ended.
-    fn prepare(&mut self, who: &Sighting, file: OpenFile) {
-        let (Mode::Wait, Sighting::Proven(holder)) = (self.rules.mode, who) else {
-            return;
-        };
-        if self.seat.as_ref().map(Seat::file) != Some(file.id()) {
-            self.seat = Seat::take(file);
+    /// Sleeps; a standby goes on sleeping as long as it finds nothing that concerns it.
+    fn sleep(
+        &mut self,
+        who: &Sighting,
+        mut file: OpenFile,
+        until: Option<Duration>,
+        told: &mut Told,
+        interrupt: &mut dyn Interrupt,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<()> {
+        if let Some(standby) = &mut self.standby {
+            standby.observe(who, &file)?;
         }
-        if let (Some(_), Some(record)) = (&self.seat, holder.record()) {
-            self.bystanders.note(holder.pid(), record);
+        loop {
+            told.waiting(who, self.left(until), progress);
+            if let Some(standby) = &mut self.standby {
+                standby.prepare(who, file, &mut self.bystanders);
+            }
+            self.doze(who, until, interrupt);
+            let over = until.is_some_and(|until| self.began.elapsed() >= until);
+            let Some(standby) = self.standby.as_mut().filter(|_| !over) else {
+                return Ok(());
+            };
+            if interrupt.interrupted() {
+                return Ok(());
+            }
+            let Some(again) = standby.look_again(who, self.path)? else {
+                return Ok(());
+            };
+            file = again;
         }
     }
 
-    /// Whether the holder's end is to wake us. In a line it wakes the front row alone.
-    fn is_woken_by_the_end(&self) -> bool {
-        self.rules.mode != Mode::Wait || self.seat.is_some()
+    /// Whether the holder's end is to wake us.
+    fn is_called(&self) -> bool {
+        self.standby.as_ref().is_none_or(Standby::is_called)
     }
 
     fn doze(&self, who: &Sighting, until: Option<Duration>, interrupt: &mut dyn Interrupt) {
-        let pidfd = pidfd_of(who);
+        let is_called = self.is_called();
+        let holder = who.holder().filter(|holder| !holder.has_ended());
         let elapsed = self.began.elapsed();
-        let tick = match &pidfd {
-            Some(_) => TICK_PINNED,
-            None if elapsed < EARLY => TICK_EARLY,
-            None => TICK_LATER,
+        let tick = if holder.is_some() || who.has_ended() && !is_called {
+            TICK_PINNED
+        } else if elapsed < EARLY {
+            TICK_EARLY
+        } else {
+            TICK_LATER
         };
         let limit = until.map_or(tick, |until| until.saturating_sub(elapsed).min(tick));
-        let pidfd = pidfd.filter(|_| self.is_woken_by_the_end());
+        let pidfd = holder.filter(|_| is_called).map(Holder::pidfd);
         nap(pidfd, limit, interrupt);
     }
 
@@ -484,7 +505,7 @@ impl Seeker<'_> {
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Swept> {
-        let run = Run::of(locked, last)?;
+        let run = Run::of(locked, last, self.saw_the_end_of(last))?;
         if !run.may_have_survivors() {
             return Ok(Swept::Clean(Vec::new()));
         }
@@ -511,43 +532,60 @@ impl Seeker<'_> {
             hurry,
         }
     }
-}
 
-/// Opens the file, tries the lock, and finds out what that means.
-fn look(path: &Path) -> Result<Look> {
-    match OpenFile::open_or_create(path)?.try_lock()? {
-        Try::Busy(file) => Ok(Look::Held {
-            who: holder::identify(&file)?,
-            file,
-        }),
-        Try::Locked(locked) => with_lock(locked, path),
+    /// Opens the file, tries the lock, and finds out what that means.
+    fn look(&self) -> Result<Look> {
+        match OpenFile::open_or_create(self.path)?.try_lock()? {
+            Try::Busy(file) => Ok(Look::Held {
+                who: holder::identify(&file)?,
+                file,
+            }),
+            Try::Locked(locked) => self.with_lock(locked),
+        }
     }
-}
 
-/// The lock is ours. Is the name?
-fn with_lock(locked: Locked, path: &Path) -> Result<Look> {
-    let before = locked.bytes()?;
-    let last = Contents::decode(&before);
-    let mark = locked.change_mark()?;
-    if locked.at_path()? != AtPath::Same {
-        return Ok(Look::Moved);
+    /// The lock is ours. Is the name?
+    fn with_lock(&self, locked: Locked) -> Result<Look> {
+        let before = locked.bytes()?;
+        let last = Contents::decode(&before);
+        let mark = locked.change_mark()?;
+        if locked.at_path()? != AtPath::Same {
+            return Ok(Look::Moved);
+        }
+        let Some(earlier) = self.earlier_holder(&locked, &last)? else {
+            return Ok(Look::Mine {
+                locked,
+                before,
+                last,
+                mark,
+            });
+        };
+        // Let go before anything else, so that the holder can put its claim back.
+        drop(locked);
+        let file = OpenFile::open_or_create(self.path)?;
+        Ok(Look::Held { who: earlier, file })
     }
-    let Some(earlier) = earlier_holder(&locked, &last)? else {
-        return Ok(Look::Mine {
-            locked,
-            before,
-            last,
-            mark,
-        });
-    };
-    // Let go before anything else, so that the holder can put its claim back.
-    drop(locked);
-    let file = OpenFile::open_or_create(path)?;
-    Ok(Look::Held { who: earlier, file })
-}
 
-fn has_ended(who: &Sighting) -> bool {
-    matches!(who, Sighting::Proven(holder) | Sighting::Ending(holder) if holder.has_ended())
+    /// Whether somebody holds an earlier file of this path. Asked where the record does not name this
+    /// very file, where the file was moved since it was written (an old one may be back), and where it
+    /// names a process that lives although the lock is free.
+    fn earlier_holder(&self, locked: &Locked, last: &Contents) -> Result<Option<Sighting>> {
+        let named = locked.names_itself(last) && !locked.was_moved()?;
+        let lives = || {
+            last.record()
+                .is_some_and(|record| record.end.is_none() && holder::lives(record))
+        };
+        if named && (self.saw_the_end_of(last) || !lives()) {
+            return Ok(None);
+        }
+        holder::holder_of_earlier_file(locked.path(), Some(locked.id()))
+    }
+
+    /// Whether a pidfd told the end of the gateway that wrote this.
+    fn saw_the_end_of(&self, last: &Contents) -> bool {
+        let standby = self.standby.as_ref();
+        standby.is_some_and(|standby| standby.saw_the_end_of(last))
+    }
 }
 
 /// Others who are at the lock for a moment.
@@ -566,7 +604,7 @@ impl Crowd {
             // Everybody in line was woken by the same end, and one has won. To look for it before
             // it has written its record would take the processor from the very one we wait for.
             // The pause is not the same for everybody.
-            (_, Mode::Wait) if has_ended(who) => {
+            (_, Mode::Wait) if who.has_ended() => {
                 let pause = millis(10 + u64::from(std::process::id() % 10));
                 Some(Self {
                     pause,
@@ -593,20 +631,6 @@ impl Crowd {
             _ => None,
         }
     }
-}
-
-/// Whether somebody holds an earlier file of this path. Asked where the record does not name this
-/// very file, where the file was moved since it was written (an old one may be back), and where it names a process that lives although the lock is free.
-fn earlier_holder(locked: &Locked, last: &Contents) -> Result<Option<Sighting>> {
-    let named = locked.names_itself(last) && !locked.was_moved()?;
-    let lives = || {
-        last.record()
-            .is_some_and(|record| record.end.is_none() && holder::lives(record))
-    };
-    if named && !lives() {
-        return Ok(None);
-    }
-    holder::holder_of_earlier_file(locked.path(), Some(locked.id()))
 }
 
 fn seen(look: &Look, mode: Mode) -> Seen {
@@ -700,15 +724,6 @@ pub fn former(holder: &Holder) -> Former {
     }
 }
 
-fn pidfd_of(who: &Sighting) -> Option<BorrowedFd<'_>> {
-    match who {
-        Sighting::Proven(holder) | Sighting::Ending(holder) if !holder.has_ended() => {
-            Some(holder.pidfd())
-        }
-        _ => None,
-    }
-}
-
 /// Says who is waited for at once, again when that changes, and about once a second.
 #[derive(Default)]
 struct Told {
@@ -744,7 +759,7 @@ impl Told {
         {
             return;
         }
-        let whom = Some(pid_of(who));
+        let whom = Some(who.pid());
         let due = self
             .at
             .is_none_or(|at| at.elapsed() >= Duration::from_millis(900));
@@ -753,15 +768,5 @@ impl Told {
             self.at = Some(Instant::now());
             progress(Progress::Waiting { who, left });
         }
-    }
-}
-
-/// The pid behind a sighting, if there is one.
-#[must_use]
-pub fn pid_of(who: &Sighting) -> Option<Pid> {
-    match who {
-        Sighting::Proven(holder) | Sighting::Ending(holder) => Some(holder.pid()),
-        Sighting::Starting(locker) | Sighting::Foreign(locker) => Some(locker.pid),
-        Sighting::Invisible(pid) => *pid,
     }
 }

@@ -37,6 +37,7 @@
 //! census, pid_file, stop, supervise
 //! acquire, payload
 //! claim, survivors, view
+//! standby
 //! bell, holder, seats
 //! descriptors
 //! bystanders, lock, place
@@ -91,6 +92,7 @@ pub mod record;
 pub mod seats;
 pub mod signal;
 pub mod signals;
+pub mod standby;
 pub mod stop;
 pub mod supervise;
 pub mod survivors;

@@ -228,6 +228,12 @@ impl Record {
         self.path.0 == path.as_os_str() && (self.dev, self.inode) == (dev, inode)
     }
 
+    /// Whether both were written by the same gateway for the same run.
+    #[must_use]
+    pub fn is_of_the_same_run(&self, other: &Self) -> bool {
+        (self.pid, self.start_time, &self.run_id) == (other.pid, other.start_time, &other.run_id)
+    }
+
     /// The file it was written to.
     #[must_use]
     pub fn path(&self) -> PathBuf {

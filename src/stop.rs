@@ -136,7 +136,7 @@ impl Stopper {
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Stopped> {
-        let (Sighting::Proven(holder) | Sighting::Ending(holder)) = who else {
+        let Some(holder) = who.holder() else {
             unreachable!("only the proven get here")
         };
         let target = Target {
@@ -241,7 +241,7 @@ impl Stopper {
             if unmarked || holder.killed {
                 let file = OpenFile::open_existing(path)?.filter(|file| file.id() == target.file);
                 let run = match &file {
-                    Some(file) => Run::of(file, &last)?,
+                    Some(file) => Run::of(file, &last, false)?,
                     None => Run::of_holder(&last, path, target.uid)?,
                 };
                 match self.sweep(&run, interrupt, progress)? {
@@ -269,7 +269,7 @@ impl Stopper {
         let Some(file) = OpenFile::open_existing(&view.path)? else {
             return Ok(Stopped::Nothing(view));
         };
-        let run = Run::of(&file, &view.contents)?;
+        let run = Run::of(&file, &view.contents, false)?;
         let ended = match self.sweep(&run, interrupt, progress)? {
             Ok(ended) => ended,
             Err(other) => return Ok(*other),

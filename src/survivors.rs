@@ -167,14 +167,14 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// The last run of a pid file that holds `last`.
+    /// The last run of a pid file that holds `last`; `ended`: its gateway is known to be gone.
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn of(file: &'a OpenFile, last: &'a Contents) -> Result<Self> {
+    pub fn of(file: &'a OpenFile, last: &'a Contents, ended: bool) -> Result<Self> {
         // A copy of another record, or an old file that is back, says nothing about the last run.
         let own = file.names_itself(last) && !file.was_moved()?;
-        let record = crashed(last)?;
+        let record = crashed(last, ended)?;
         let authority = file.authority()?;
         let doubted = record.is_some() && authority != Authority::OverAll;
         Ok(Self {
@@ -191,7 +191,7 @@ impl<'a> Run<'a> {
     /// `/proc` cannot be read.
     pub fn of_holder(record: &'a Contents, path: &'a Path, uid: u32) -> Result<Self> {
         Ok(Self {
-            record: crashed(record)?,
+            record: crashed(record, false)?,
             by_path: Some(path),
             authority: Authority::Over(uid),
         })
@@ -373,12 +373,12 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 /// The record, if it is that of a run which crashed since the host came up.
-fn crashed(last: &Contents) -> Result<Option<&Record>> {
+fn crashed(last: &Contents, ended: bool) -> Result<Option<&Record>> {
     let unended = |record: &&Record| record.end.is_none() && !record.exec;
     let Some(record) = last.record().filter(unended) else {
         return Ok(None);
     };
-    let crashed = record.boot_id == process::boot_id()? && !holder::still_runs(record);
+    let crashed = record.boot_id == process::boot_id()? && (ended || !holder::still_runs(record));
     Ok(crashed.then_some(record))
 }
 
@@ -735,7 +735,7 @@ mod tests {
     #[test]
     fn an_ended_run_another_boot_and_an_exec_leave_nothing_to_look_for() {
         let asked = |record: Record| {
-            crashed(&Contents::Record(Box::new(record)))
+            crashed(&Contents::Record(Box::new(record)), false)
                 .unwrap()
                 .is_some()
         };
@@ -757,13 +757,13 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let file = OpenFile::open_or_create(&room.path().join("gateway.pid")).unwrap();
         assert!(
-            Run::of(&file, &Contents::Empty)
+            Run::of(&file, &Contents::Empty, false)
                 .unwrap()
                 .may_have_survivors()
         );
         let other = Contents::decode(&example().encode());
         assert!(
-            Run::of(&file, &other).unwrap().may_have_survivors(),
+            Run::of(&file, &other, false).unwrap().may_have_survivors(),
             "somebody else's record"
         );
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{End, Payload, Process, Scene, Signal};
+use crate::harness::{End, Payload, Process, SOON, Scene, Signal, Trace, until, wait_until};
 use crate::kit::assert_stays;
 
 fn stand_by(scene: &Scene, payload: &str) -> Process {
@@ -96,4 +96,64 @@ fn a_stopped_front_row_does_not_hold_up_the_line() {
     }
     scene.assert_never_two_payloads();
     assert_eq!(scene.lockers(), [behind.pid()]);
+}
+
+/// A thousand may look once a second: a proof once in ten seconds is enough while nothing changes.
+#[test]
+fn a_standby_proves_nobody_again_while_nothing_changes() {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    let command = scene.gateway(["run", "--wait", "--", "true"]);
+    let mut trace = Trace::start(&scene, "trace=flock,openat", &command);
+    trace.process.wait_for_line("standing by behind");
+    let proofs = format!("/proc/{}/fdinfo", holder.pid());
+    until("three looks without a proof", SOON, || {
+        let calls = trace.calls();
+        let last_proof = calls.iter().rposition(|call| call.rest.contains(&proofs))?;
+        let since = calls[last_proof..].iter();
+        (since.filter(|call| call.name == "flock").count() >= 3).then_some(())
+    });
+}
+
+/// Its process lives, and its record stays: only a proof tells that somebody else has the lock.
+#[test]
+fn a_standby_sees_through_a_holder_that_has_closed_its_lock() {
+    let scene = Scene::new();
+    let script = "trap 'for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ \"$fd\" -le 2 ] || \
+                  [ \"$fd\" -gt 9 ] || eval \"exec $fd>&-\"; done' USR1\necho ready >>\"$SCENE/marks\"\n\
+                  while :; do sleep 0.1; done\n";
+    let payload = scene.payload(Payload::Script(script));
+    let holder = scene.start(["run", "--exec", "--", &payload]);
+    scene.wait_for_mark("ready");
+    let mut next = scene.command("flock");
+    next.arg("--no-fork").arg(scene.pid_file());
+    next.args(["sleep", "infinity"]);
+    let next = scene.spawn(next);
+    let waits = format!("-> FLOCK  ADVISORY  WRITE {} ", next.pid());
+    wait_until("flock(1) waits", SOON, || {
+        fs::read_to_string("/proc/locks").unwrap().contains(&waits)
+    });
+    let mut standby = stand_by(&scene, "true");
+    holder.signal(Signal::USR1);
+    wait_until("flock(1) has the lock", SOON, || {
+        scene.lockers() == [next.pid()]
+    });
+    standby.wait_for_line(&format!("standing by behind pid {}", next.pid()));
+    assert!(standby.is_running());
+}
+
+/// Behind the front row nobody has to know at once who holds.
+#[test]
+fn the_back_of_the_line_hears_of_a_new_holder_too() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let payload = scene.payload(Payload::Plain);
+    let mut line: Vec<Process> = (0..6).map(|_| stand_by(&scene, &payload)).collect();
+    holder.crash();
+    let new = scene.wait_for_record("its record", |record| {
+        record.pid() != holder.pid() && record.has_payload()
+    });
+    for standby in line.iter_mut().filter(|one| one.pid() != new.pid()) {
+        standby.wait_for_line(&format!("standing by behind pid {}", new.pid()));
+    }
 }

@@ -1,0 +1,125 @@
+//! Standing in line: what a standby has done by the time the holder ends, and what it need not do.
+//!
+//! A thousand may stand behind one holder for months, and each looks once a second: what that look
+//! costs is what the line costs. As long as the path names the same file, somebody has its lock, the
+//! same bytes are in it and the pinned process lives, the proof of before is good enough to go on
+//! waiting. It is not good enough to signal anybody: that is preceded by a proof of its own
+//! ([`Holder::signal`](crate::holder::Holder::signal)).
+//!
+//! Only the front row is woken by the holder's end ([`crate::seats`]). Whoever has no seat there need
+//! not know at once who holds: it tries the lock, and looks for a seat.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::bystanders::Bystanders;
+use crate::holder::{Holder, Sighting};
+use crate::lock::{FileId, OpenFile, Try};
+use crate::record::{Contents, Record};
+use crate::seats::Seat;
+
+/// A holder that closes its lock, lives on, and leaves its record to whoever locks the file next is
+/// seen through after so long. And so late a standby without a seat learns of a new holder.
+const PROVE_AGAIN: Duration = Duration::from_secs(10);
+
+/// A place in line.
+#[derive(Debug, Default)]
+pub struct Standby {
+    seat: Option<Seat>,
+    observed: Option<Observed>,
+    /// What the holder had written whose end we were woken by.
+    ended: Option<Record>,
+}
+
+impl Standby {
+    /// Remembers how this holder was proven, just now and of this file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn observe(&mut self, who: &Sighting, file: &OpenFile) -> Result<()> {
+        self.observed = Observed::of(who, file)?;
+        Ok(())
+    }
+
+    /// Sits down, if it can, and does now what would cost time when the holder has ended.
+    pub fn prepare(&mut self, who: &Sighting, file: OpenFile, bystanders: &mut Bystanders) {
+        let Sighting::Proven(holder) = who else {
+            return;
+        };
+        if self.seat.as_ref().map(Seat::file) != Some(file.id()) {
+            self.seat = Seat::take(file);
+        }
+        let record = holder.record().filter(|_| !holder.has_ended());
+        if let (Some(_), Some(record)) = (&self.seat, record) {
+            bystanders.note(holder.pid(), record);
+        }
+    }
+
+    /// Whether the holder's end is to wake us. In a line it wakes the front row alone.
+    #[must_use]
+    pub fn is_called(&self) -> bool {
+        self.seat.is_some()
+    }
+
+    /// Tries the lock, and gives the file if there is nothing in it that concerns us. `None`: it must
+    /// be looked at properly.
+    ///
+    /// # Errors
+    /// The pid file cannot be opened, tried or read.
+    pub fn look_again(&mut self, who: &Sighting, path: &Path) -> Result<Option<OpenFile>> {
+        if self.is_called() && who.has_ended() {
+            self.ended = who.holder().and_then(Holder::record).cloned();
+            return Ok(None);
+        }
+        let Some(observed) = self.observed.as_ref().filter(|known| known.is_recent()) else {
+            return Ok(None);
+        };
+        let Try::Busy(file) = OpenFile::open_or_create(path)?.try_lock()? else {
+            return Ok(None);
+        };
+        let same =
+            observed.file == file.id() && (!self.is_called() || observed.is_still_in(&file)?);
+        Ok(same.then_some(file))
+    }
+
+    /// Whether we were woken by the end of the gateway that wrote this.
+    #[must_use]
+    pub fn saw_the_end_of(&self, last: &Contents) -> bool {
+        let ended = self.ended.as_ref().zip(last.record());
+        ended.is_some_and(|(ended, last)| ended.is_of_the_same_run(last))
+    }
+}
+
+/// What was seen when the holder was proven.
+#[derive(Debug)]
+struct Observed {
+    file: FileId,
+    bytes: Vec<u8>,
+    proven: Instant,
+}
+
+impl Observed {
+    /// `None`: nobody is proven, or not by what is in the file now.
+    fn of(who: &Sighting, file: &OpenFile) -> Result<Option<Self>> {
+        let Sighting::Proven(holder) = who else {
+            return Ok(None);
+        };
+        let bytes = file.bytes()?;
+        let contents = Contents::decode(&bytes);
+        let same = holder.record().is_some() && contents.record() == holder.record();
+        Ok(same.then(|| Self {
+            file: file.id(),
+            bytes,
+            proven: Instant::now(),
+        }))
+    }
+
+    fn is_recent(&self) -> bool {
+        self.proven.elapsed() < PROVE_AGAIN
+    }
+
+    fn is_still_in(&self, file: &OpenFile) -> Result<bool> {
+        Ok(file.bytes()? == self.bytes)
+    }
+}
