@@ -281,7 +281,9 @@ static char **waiting_gateway(char *pid_file)
     return argv;
 }
 
-static void row_crash(void)
+/* A standby that has come just now has not yet noted who is none of the payload: it looks once a second, and leaves
+   out whoever is younger than one. */
+static void crash_after(unsigned seconds, int count, const char *what)
 {
     struct line_up ours, peer;
     struct duel duel = {0};
@@ -290,16 +292,27 @@ static void row_crash(void)
     open_line(&ours, waiting_gateway(file("crash.pid")), 1);
     /* -o: otherwise flock's command keeps the lock when flock is killed. */
     open_line(&peer, ARGV(program("flock"), "-o", file("crash.lock"), program("stamp"), "hold"), 1);
-    for (int i = -5; i < rounds / 2; i++) {
-        double our_time = crash(&ours), peer_time = crash(&peer);
+    for (int i = -2; i < count; i++) {
+        double our_time, peer_time;
 
+        settle_line(&ours);
+        settle_line(&peer);
+        sleep(seconds);
+        our_time = crash(&ours);
+        peer_time = crash(&peer);
         if (i >= 0)
             score(&duel, our_time, peer_time);
     }
     press_ahead(false);
     close_line(&ours);
     close_line(&peer);
-    conclude(&duel, &(struct line){.what = "SIGKILL of the holder to the standby's command", .against = "a waiter blocked in flock(1)", .must = 1.25, .aim = 1.05});
+    conclude(&duel, &(struct line){.what = what, .against = "a waiter blocked in flock(1)", .must = 1.25, .aim = 1.05});
+}
+
+static void row_crash(void)
+{
+    crash_after(3, rounds / 12, "SIGKILL of the holder to the standby's command");
+    crash_after(0, rounds / 2, "the same, the standby came that very moment");
 }
 
 /* flock(1) knows no order to stop: its command is asked, and flock ends with it. */
