@@ -381,10 +381,10 @@ impl Payload {
         self.heard_nothing.take()
     }
 
-    /// Signals the first process, through its pidfd.
+    /// Signals the first process.
     pub fn signal(&self, signal: Signal) {
         // It may have ended in this instant, or have become somebody whom we may not signal.
-        if let Err(error) = self.pinned.signal(signal)
+        if let Err(error) = send(&self.pinned, signal)
             && error.raw_os_error() != Some(libc::ESRCH)
         {
             log::error!(
@@ -457,7 +457,27 @@ fn signal_one(stat: &Stat, signal: Signal) -> bool {
         return false;
     };
     let same = Stat::of(stat.pid).is_some_and(|again| again.start_time == stat.start_time);
-    same && pinned.signal(signal).is_ok()
+    same && send(&pinned, signal).is_ok()
+}
+
+/// Signals a process through its pidfd. Where a filter of system calls knows no such thing, a child of
+/// ours is signalled by its number: nobody else gets that before we have collected the child (wait(2)).
+fn send(pinned: &Pinned, signal: Signal) -> io::Result<()> {
+    pinned.signal(signal).or_else(|error| {
+        let gone = error.raw_os_error() == Some(libc::ESRCH);
+        let number = pinned.pid().raw();
+        match signal.raw().filter(|_| !gone && is_our_child(number)) {
+            Some(signal) => Ok(rustix::process::kill_process(number, signal)?),
+            None => Err(error),
+        }
+    })
+}
+
+/// Whether it is a child of ours that has not been collected.
+fn is_our_child(number: rustix::process::Pid) -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(number), look).is_ok()
 }
 
 /// What descends from us already (`helper & exec gateway run …`): not of the command.

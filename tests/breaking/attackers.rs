@@ -227,7 +227,7 @@ fn without_proc_nothing_runs_and_the_holder_is_let_be() {
 }
 
 #[test]
-fn a_filter_that_takes_pidfds_away_lets_nothing_run_and_nobody_be_asked() {
+fn a_filter_that_takes_pidfds_away_lets_nobody_be_asked() {
     alone(|| {
         // Nobody can be proven, or the holder is not for us to ask.
         for (call, errno, code) in [
@@ -249,18 +249,33 @@ fn a_filter_that_takes_pidfds_away_lets_nothing_run_and_nobody_be_asked() {
             assert_eq!(scene.footprint(), before);
             holder.signal(Signal::TERM);
             holder.end();
-            // A free lock: what cannot be watched is not left running, and the kernel ends what
-            // cannot be signalled with its gateway.
-            let command = ["run", "--stop-timeout", "1s", "--", "sleep", "600"];
-            let mut fresh = scene.spawn(deny(scene.gateway(command), call, errno));
+            // A free lock: what cannot be watched is not left running.
             if call == libc::SYS_pidfd_open {
-                fresh.output().assert_code(70).assert_one_line();
-            } else {
-                scene.wait_for_record("a start", |record| {
-                    record.pid() == fresh.pid() && record.has_payload()
-                });
-                fresh.crash();
+                let command = ["run", "--", "sleep", "600"];
+                let fresh = scene.finish_command(deny(scene.gateway(command), call, errno));
+                fresh.assert_code(70).assert_one_line();
             }
+            scene.wait_until_empty();
+        }
+    });
+}
+
+#[test]
+fn a_child_is_signalled_where_a_filter_knows_no_signals_through_pidfds() {
+    alone(|| {
+        for (payload, stubborn) in [(Payload::Plain, false), (Payload::Slow("60"), true)] {
+            let scene = Scene::new();
+            let payload = scene.payload(payload);
+            let command = scene.gateway(["run", "--stop-timeout", "300ms", "--", &payload]);
+            let denied = deny(command, libc::SYS_pidfd_send_signal, libc::EPERM);
+            let mut holder = scene.wait_for_payload(scene.spawn(denied));
+            holder.signal(Signal::TERM);
+            holder.end();
+            assert!(
+                !stubborn || holder.stderr().contains("SIGKILL"),
+                "{}",
+                holder.stderr()
+            );
             scene.wait_until_empty();
         }
     });
