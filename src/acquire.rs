@@ -17,7 +17,8 @@ use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
 use crate::signal::Signal;
 use crate::standby::Standby;
-use crate::survivors::{self, Patience, Run, Survivor, Swept};
+use crate::survivors::{Run, Survivor};
+use crate::sweep::{self, Patience, Swept};
 use crate::takeover::{
     Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Standing, Step, Takeover, Who,
 };
@@ -88,7 +89,7 @@ pub struct Acquired {
     /// Who was asked to go.
     pub replaced: Vec<Former>,
     /// What was left of a crashed run, and was ended.
-    pub swept: Vec<survivors::Ended>,
+    pub swept: Vec<sweep::Ended>,
     /// How long it took.
     pub waited: Duration,
 }
@@ -173,7 +174,7 @@ struct Seeker<'a> {
     bystanders: Bystanders,
     /// Who stands in line has a place in it.
     standby: Option<Standby>,
-    swept: Vec<survivors::Ended>,
+    swept: Vec<sweep::Ended>,
 }
 
 /// What a look at the file gave.
@@ -511,7 +512,7 @@ impl Seeker<'_> {
         }
         let patience = self.patience_with_survivors();
         let mut tell = |survivors: &[Survivor]| progress(Progress::Ending { survivors });
-        survivors::sweep(&run, &mut self.bystanders, patience, interrupt, &mut tell)
+        sweep::sweep(&run, &mut self.bystanders, patience, interrupt, &mut tell)
     }
 
     /// Whoever has ended the holder does not leave before what it left is ended, too: nobody would
@@ -525,7 +526,7 @@ impl Seeker<'_> {
             Mode::Replace => self
                 .takeover
                 .deadline()
-                .map(|deadline| deadline.max(now + survivors::LEAST_TIME)),
+                .map(|deadline| deadline.max(now + sweep::LEAST_TIME)),
         };
         Patience {
             deadline: bound.and_then(|bound| self.began.checked_add(bound)),

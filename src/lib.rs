@@ -36,8 +36,8 @@
 //! ```text
 //! census, pid_file, stop, supervise
 //! acquire, payload
-//! claim, survivors, view
-//! standby
+//! claim, sweep, view
+//! standby, survivors
 //! bell, holder, seats
 //! descriptors
 //! bystanders, lock, place
@@ -96,6 +96,7 @@ pub mod standby;
 pub mod stop;
 pub mod supervise;
 pub mod survivors;
+pub mod sweep;
 #[allow(unsafe_code, reason = "the one fenced place")]
 pub mod sys;
 pub mod takeover;

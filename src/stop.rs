@@ -10,7 +10,8 @@ use crate::lock::{FileId, OpenFile, Try};
 use crate::process::Pid;
 use crate::record::{self, Asker, Contents, End, Reason, Record};
 use crate::signal::Signal;
-use crate::survivors::{self, Patience, Run, Swept};
+use crate::survivors::{Run, Survivor};
+use crate::sweep::{self, Patience, Swept};
 use crate::takeover::{Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Step, Takeover};
 use crate::time::Timestamp;
 use crate::view::{self, State, View};
@@ -28,7 +29,7 @@ pub enum Stopped {
     /// The holder is gone, with its payload.
     Gone(Box<Gone>),
     /// Nobody held, but a crashed run had left these; they were ended.
-    Cleared(Vec<survivors::Ended>),
+    Cleared(Vec<sweep::Ended>),
     /// It could not be.
     Refused(Refused),
     /// The caller interrupted the wait; whoever was asked will stop all the same.
@@ -41,7 +42,7 @@ pub struct Gone {
     /// Who it was.
     pub holder: Former,
     /// What it left behind, and was ended.
-    pub swept: Vec<survivors::Ended>,
+    pub swept: Vec<sweep::Ended>,
     /// How long it took.
     pub after: Duration,
     /// Who has the lock now.
@@ -287,16 +288,16 @@ impl Stopper {
         run: &Run<'_>,
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Result<Vec<survivors::Ended>, Box<Stopped>>> {
+    ) -> Result<Result<Vec<sweep::Ended>, Box<Stopped>>> {
         let left = |deadline: Duration| deadline.saturating_sub(self.began.elapsed());
         let bound = self.takeover.deadline().map_or(START_PATIENCE, left);
         let patience = Patience {
-            deadline: Instant::now().checked_add(bound.max(survivors::LEAST_TIME)),
+            deadline: Instant::now().checked_add(bound.max(sweep::LEAST_TIME)),
             hurry: true,
         };
-        let mut tell = |survivors: &[survivors::Survivor]| progress(Progress::Ending { survivors });
+        let mut tell = |survivors: &[Survivor]| progress(Progress::Ending { survivors });
         let mut bystanders = Bystanders::unknown();
-        let swept = survivors::sweep(run, &mut bystanders, patience, interrupt, &mut tell)?;
+        let swept = sweep::sweep(run, &mut bystanders, patience, interrupt, &mut tell)?;
         Ok(match swept {
             Swept::Clean(ended) => Ok(ended),
             Swept::Interrupted => Err(Box::new(Stopped::Interrupted(Vec::new()))),

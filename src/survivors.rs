@@ -1,4 +1,4 @@
-//! What a crashed holder's payload left behind: found, pinned, proven, ended, awaited.
+//! What a crashed holder's payload left behind: found, pinned and proven; [`crate::sweep`] ends it.
 //!
 //! The kernel frees a killed gateway's lock before its payload has heard of it, and a large process
 //! needs long to die. So whoever takes the lock after a crash first makes sure that it is alone.
@@ -11,10 +11,10 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::bystanders::Bystanders;
 use crate::lock::{Authority, OpenFile};
@@ -23,36 +23,7 @@ use crate::process::{self, Environ, Pid, Pinned, Stat};
 use crate::record::{self, Contents, Record};
 use crate::signal::Signal;
 use crate::variables::PID_FILE;
-use crate::wait::{Interrupt, nap};
-use crate::{Error, Result, holder};
-
-/// The kernel is about to kill a crashed gateway's command by itself (the parent-death signal): what
-/// ends so soon is neither asked nor mentioned.
-const KERNELS_TURN: Duration = Duration::from_millis(50);
-
-/// How long survivors get between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// How long a dying process that may not even belong to the run goes unmentioned.
-const UNNAMED: Duration = Duration::from_secs(2);
-
-/// A dying process that may not even belong to the run is waited for no longer.
-const LONGEST_DOUBT: Duration = Duration::from_secs(15);
-
-/// A sweep is told of at least this often, so that a service manager extends its time limit.
-const TELL_AGAIN: Duration = Duration::from_secs(5);
-
-/// At most this many looks are taken until one finds nobody and no process was born during it.
-const MOST_LOOKS: u32 = 40;
-
-/// New survivors may be born while the known ones die.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// Whoever has ended a holder gives what it left at least so long, whatever the deadline.
-pub const LEAST_TIME: Duration = Duration::from_secs(1);
-
-/// What somebody in a hurry keeps of its time for the killed to be gone.
-const LAST_BREATH: Duration = Duration::from_millis(500);
+use crate::{Result, holder};
 
 /// No more survivors than this are pinned at a time: each costs a descriptor.
 const MOST_PINNED: usize = 256;
@@ -75,7 +46,7 @@ pub enum Tie {
 
 impl Tie {
     /// Whether it is to be ended, and not only awaited.
-    fn is_sure(self) -> bool {
+    pub(crate) fn is_sure(self) -> bool {
         matches!(self, Self::Payload | Self::Marked)
     }
 }
@@ -128,16 +99,27 @@ impl Survivor {
         }))
     }
 
-    fn who(&self) -> (Pid, u64) {
+    /// Who it is: its pid and its start time.
+    pub(crate) fn who(&self) -> (Pid, u64) {
         (self.pid(), self.start_time)
     }
 
-    fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.pinned.exited()
     }
 
+    /// How it came to be counted.
+    pub(crate) fn tie(&self) -> Tie {
+        self.tie
+    }
+
+    /// Its pidfd: readable once it has ended.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pinned.as_fd()
+    }
+
     /// Whether it was sent: it may be gone, or not be ours to signal.
-    fn signal(&self, signal: Signal) -> bool {
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
         let same = Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
         self.tie.is_sure() && same && self.pinned.signal(signal).is_ok()
     }
@@ -420,296 +402,6 @@ fn may_have_belonged(record: &Record, stat: &Stat) -> bool {
     let leaving =
         |now: Stat| now.start_time == stat.start_time && now.is_exiting() && !now.is_dead();
     eligible() && Stat::of(stat.pid).is_some_and(leaving)
-}
-
-/// How long the survivors may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// The end of the sweep, whoever is left; none: no end.
-    pub deadline: Option<Instant>,
-    /// Whether they are killed in time for the deadline, even before their five seconds are over:
-    /// nobody runs any more, so to leave them to the next start would help nobody.
-    pub hurry: bool,
-}
-
-impl Patience {
-    fn is_over(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| Instant::now() >= deadline)
-    }
-
-    /// How long they get between SIGTERM and SIGKILL.
-    fn grace(&self) -> Duration {
-        let left = |deadline: Instant| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            left.saturating_sub(LAST_BREATH)
-        };
-        self.deadline
-            .filter(|_| self.hurry)
-            .map_or(GRACE, |deadline| GRACE.min(left(deadline)))
-    }
-}
-
-/// What became of them.
-#[derive(Debug)]
-pub enum Swept {
-    /// Nobody is left. These were ended.
-    Clean(Vec<Ended>),
-    /// The caller was interrupted first.
-    Interrupted,
-    /// These could not be ended in time, or are our own ancestors.
-    Stuck {
-        /// Who is left.
-        left: Vec<Survivor>,
-        /// One of them is our own ancestor.
-        own_ancestor: bool,
-    },
-}
-
-/// A survivor that was ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ended {
-    /// Its pid.
-    pub pid: Pid,
-    /// Its command line.
-    pub argv: Vec<OsString>,
-}
-
-/// Ends what is left: SIGTERM, after five seconds SIGKILL, until nobody is left or the patience is
-/// over. Waits so long, and no longer; `interrupt` ends it.
-///
-/// `told` hears of the ones that are waited for, whenever there is something to say.
-///
-/// # Errors
-/// Until the deadline they could not be looked for.
-pub fn sweep(
-    run: &Run<'_>,
-    bystanders: &mut Bystanders,
-    patience: Patience,
-    interrupt: &mut dyn Interrupt,
-    told: &mut dyn FnMut(&[Survivor]),
-) -> Result<Swept> {
-    let mut sweep = Sweep::begin(run, bystanders, patience);
-    loop {
-        if let Some(swept) = sweep.turn(told)? {
-            return Ok(swept);
-        }
-        sweep.doze(interrupt);
-        if interrupt.interrupted() {
-            return Ok(Swept::Interrupted);
-        }
-    }
-}
-
-struct Sweep<'a> {
-    run: &'a Run<'a>,
-    bystanders: &'a mut Bystanders,
-    patience: Patience,
-    grace: Duration,
-    began: Instant,
-    /// Who was found and is not gone: whoever descends from one that has ended by now is not found
-    /// a second time.
-    left: Vec<Survivor>,
-    unsure: Unsure,
-    asked: Vec<Ended>,
-    killing: bool,
-    tell_at: Duration,
-    looks: u32,
-    /// The pid that had been handed out last before the last look, if nobody was born during it.
-    quiet_since: Option<Pid>,
-    blind: bool,
-}
-
-impl<'a> Sweep<'a> {
-    fn begin(run: &'a Run<'a>, bystanders: &'a mut Bystanders, patience: Patience) -> Self {
-        Self {
-            run,
-            bystanders,
-            patience,
-            grace: patience.grace(),
-            began: Instant::now(),
-            left: Vec::new(),
-            unsure: Unsure::default(),
-            asked: Vec::new(),
-            killing: false,
-            tell_at: UNNAMED,
-            looks: 0,
-            quiet_since: None,
-            blind: false,
-        }
-    }
-
-    /// Looks, and does what is due. `None`: not over yet.
-    fn turn(&mut self, told: &mut dyn FnMut(&[Survivor])) -> Result<Option<Swept>> {
-        if !self.is_known_to_be_over() && !self.look_until_quiet()? {
-            return Ok(None);
-        }
-        if self.left.is_empty() {
-            return Ok(Some(Swept::Clean(std::mem::take(&mut self.asked))));
-        }
-        if let Some(stuck) = self.stuck() {
-            return Ok(Some(stuck));
-        }
-        self.press(told);
-        Ok(None)
-    }
-
-    /// Everybody of the last look is gone, and nobody was born since it began.
-    fn is_known_to_be_over(&mut self) -> bool {
-        let newest = self.quiet_since;
-        let over = newest.is_some() && self.left.iter().all(Survivor::is_gone);
-        if over && newest == process::newest() {
-            self.left.clear();
-            return true;
-        }
-        false
-    }
-
-    /// Somebody may have been born behind the look's back, and its parent have ended before it: only
-    /// a look during which nobody was born is sure. On a busy machine none is. `false`: look later.
-    fn look_until_quiet(&mut self) -> Result<bool> {
-        loop {
-            let before = process::newest();
-            let Some(whole) = self.look(before)? else {
-                return Ok(false);
-            };
-            self.looks += 1;
-            let quiet = |before: &Pid| whole && process::newest() == Some(*before);
-            self.quiet_since = before.filter(quiet);
-            let again = self.left.is_empty()
-                && self.quiet_since.is_none()
-                && self.looks < MOST_LOOKS
-                && self.run.may_have_survivors();
-            if !again {
-                return Ok(true);
-            }
-        }
-    }
-
-    /// Finds who is left now, and tells whether that is everybody. `None`: it could not be looked,
-    /// and nobody is known.
-    fn look(&mut self, newest: Option<Pid>) -> Result<Option<bool>> {
-        self.left.retain(|survivor| !survivor.is_gone());
-        self.blind = false;
-        let mut whole = false;
-        match self.run.survivors(self.bystanders, newest) {
-            Ok(found) => {
-                whole = !found.more;
-                self.meet(found.survivors);
-            }
-            // To end those who are known makes room to look for others.
-            Err(_) if !self.left.is_empty() => {}
-            Err(error) if self.patience.is_over() => {
-                let what = "cannot look through /proc for what a crashed run left";
-                return Err(Error::system(what).because(error));
-            }
-            Err(_) => {
-                self.blind = true;
-                return Ok(None);
-            }
-        }
-        if self.patience.is_over() || self.began.elapsed() >= LONGEST_DOUBT {
-            // One that only may have belonged to the run neither ends the start nor keeps it.
-            self.left.retain(|survivor| survivor.tie != Tie::Exiting);
-        }
-        Ok(Some(whole))
-    }
-
-    fn meet(&mut self, mut found: Vec<Survivor>) {
-        self.unsure.keep(&mut found);
-        let sure = |survivor: &Survivor| survivor.tie != Tie::Exiting;
-        let missed = std::mem::take(&mut self.left).into_iter();
-        let missed = missed.filter(|known| {
-            sure(known) && !found.iter().any(|survivor| survivor.who() == known.who())
-        });
-        let missed: Vec<Survivor> = missed.collect();
-        self.left = found;
-        self.left.extend(missed);
-    }
-
-    fn stuck(&mut self) -> Option<Swept> {
-        let sure = || self.left.iter().filter(|survivor| survivor.tie.is_sure());
-        let ancestors = sure()
-            .next()
-            .map_or_else(Vec::new, |_| process::ancestors());
-        let own_ancestor = sure().any(|survivor| ancestors.contains(&survivor.pid()));
-        if !own_ancestor && !self.patience.is_over() {
-            return None;
-        }
-        Some(Swept::Stuck {
-            left: std::mem::take(&mut self.left),
-            own_ancestor,
-        })
-    }
-
-    fn press(&mut self, told: &mut dyn FnMut(&[Survivor])) {
-        let elapsed = self.began.elapsed();
-        let first = self.asked.is_empty();
-        let kill = elapsed >= self.grace;
-        if elapsed >= KERNELS_TURN {
-            for survivor in self.left.iter().filter(|survivor| survivor.tie.is_sure()) {
-                press_one(survivor, kill, &mut self.asked);
-            }
-        }
-        let began_to_ask = first && !self.asked.is_empty();
-        let began_to_kill = kill && !std::mem::replace(&mut self.killing, kill);
-        if began_to_ask || began_to_kill || elapsed >= self.tell_at {
-            self.tell_at = elapsed + TELL_AGAIN;
-            told(&self.left);
-        }
-    }
-
-    fn doze(&self, interrupt: &dyn Interrupt) {
-        let elapsed = self.began.elapsed();
-        let until = |at: Duration| at.checked_sub(elapsed).filter(|left| !left.is_zero());
-        let deadline = self.patience.deadline.map_or(LOOK_AGAIN, |deadline| {
-            deadline.saturating_duration_since(Instant::now())
-        });
-        let limit = if self.blind { KERNELS_TURN } else { LOOK_AGAIN };
-        let limit = [until(KERNELS_TURN), until(self.grace), Some(deadline)]
-            .into_iter()
-            .flatten()
-            .fold(limit, Duration::min);
-        // Any end wakes us: the others may take longer.
-        let fds = self.left.iter().map(|survivor| survivor.pinned.as_fd());
-        nap(fds, limit, interrupt);
-    }
-}
-
-fn press_one(survivor: &Survivor, kill: bool, asked: &mut Vec<Ended>) {
-    let known = asked.iter().any(|ended| ended.pid == survivor.pid());
-    if kill {
-        survivor.signal(Signal::KILL);
-    } else if !known && survivor.signal(Signal::TERM) {
-        // Within a session SIGCONT reaches even those whom nothing else may (kill(2)).
-        survivor.signal(Signal::CONT);
-    }
-    if !known {
-        asked.push(Ended {
-            pid: survivor.pid(),
-            argv: survivor.command(),
-        });
-    }
-}
-
-/// The dying processes that may belong to the run: those of the first look, and of every look while
-/// sure ones lived to bear them. Later ones are strangers: on a busy machine somebody always dies.
-#[derive(Default)]
-struct Unsure {
-    known: Vec<(Pid, u64)>,
-    closed: bool,
-}
-
-impl Unsure {
-    fn keep(&mut self, left: &mut Vec<Survivor>) {
-        let closed = self.closed;
-        left.retain(|survivor| {
-            survivor.tie != Tie::Exiting || !closed || self.known.contains(&survivor.who())
-        });
-        let unsure = left.iter().filter(|survivor| survivor.tie == Tie::Exiting);
-        self.known = unsure.map(Survivor::who).collect();
-        self.closed = left.iter().all(|survivor| survivor.tie == Tie::Exiting);
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use gateway_lock::acquire::{Progress, Refused};
 use gateway_lock::record::Record;
 use gateway_lock::signals::Signals;
 use gateway_lock::stop::{Gone, Stopped, stop as stop_holder};
-use gateway_lock::survivors::Ended;
+use gateway_lock::sweep::Ended;
 use gateway_lock::takeover::{Mode, Rules};
 use gateway_lock::view::{State, View};
 
