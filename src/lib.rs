@@ -44,14 +44,14 @@
 //! directory, marks
 //! unusable
 //! kernel_locks, record, signals
-//! notify, process, takeover, user
+//! course, notify, process, takeover, user
 //! wait
 //! procfs, signal, sys, text, time, variables
 //! ```
 //!
 //! A module owns a noun, and names only modules of lines below its own; any may name `error`, which
-//! names `text`. The protocol is a pure decision ([`takeover`]) and a driver ([`acquire`]). [`sys`]
-//! alone has unsafe code.
+//! names `text`. The protocol is a pure decision ([`takeover`]) and a driver ([`acquire`]); so is
+//! what is done to a command ([`course`], [`supervise`]). [`sys`] alone has unsafe code.
 //!
 //! # Limitations
 //!
@@ -75,6 +75,7 @@ pub mod bell;
 pub mod bystanders;
 pub mod census;
 pub mod claim;
+pub mod course;
 mod descriptors;
 pub mod directory;
 mod error;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gateway_lock::acquire::{Former, Refused};
+use gateway_lock::course::Why;
 use gateway_lock::holder::{Holder, Locker, Sighting, numbers_mean_the_same};
 use gateway_lock::place::Choice;
 use gateway_lock::process::Pid;
 use gateway_lock::record::{Asker, End, Manager, Reason, Record};
-use gateway_lock::supervise::Why;
 use gateway_lock::survivors::Survivor;
 use gateway_lock::sweep::Ended;
 use gateway_lock::takeover::{Bar, Mode, Refusal};

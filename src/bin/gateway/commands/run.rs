@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use gateway_lock::Result;
 use gateway_lock::acquire::{self, Acquired, Former, Outcome, Refused};
 use gateway_lock::claim::Description;
+use gateway_lock::course;
 use gateway_lock::payload::Command;
 use gateway_lock::record::{Exit, Record};
 use gateway_lock::signal::Signal;
@@ -160,7 +161,7 @@ impl Session<'_> {
                 None => Ok(self.interrupted(signals, &[])),
             };
         }
-        let rules = supervise::Rules {
+        let rules = course::Rules {
             stop_signal: self.run.stop_signal,
             stop_timeout: self.run.stop_timeout,
             terminal,
