@@ -27,10 +27,6 @@ const FRESH: Duration = Duration::from_secs(60);
 /// Notes may take so much of the time: one two-thousandth.
 const SHARE: u32 = 2000;
 
-/// In so short a time nobody is born exactly as often as there are numbers: the last number that was
-/// handed out is another one, or nobody was born.
-const ROUND: Duration = Duration::from_secs(5);
-
 /// Processes that are no part of any run under one pid file.
 #[derive(Debug, Default)]
 pub struct Bystanders {
@@ -44,26 +40,18 @@ pub struct Bystanders {
 /// A look at everybody while the holder lived.
 #[derive(Debug)]
 struct Note {
-    holder: Pid,
+    holder: (Pid, u64),
     taken: Instant,
     /// How long the next one will take.
     cost: Duration,
     /// Somebody was too young to be noted.
     young: bool,
-    /// The pid that had been handed out last before it. (The holder was pinned by the number that
-    /// `/proc` shows, so this is one of the same numbers.) None: not everybody could be looked at.
+    /// The pid that had been handed out last: a hint whether another note would find anybody.
     newest: Option<Pid>,
-    /// When that was last found to be so.
-    confirmed: Instant,
 }
 
 impl Note {
-    /// Whether everybody who lives now was there then, given the pid that was handed out last.
-    fn shows_all(&self, newest: Option<Pid>) -> bool {
-        newest.is_some() && newest == self.newest && self.confirmed.elapsed() < ROUND
-    }
-
-    /// Whether it is time for another one, if there is anything to note.
+    /// Whether another one would be worth its price by now.
     fn is_old(&self) -> bool {
         self.taken.elapsed() >= FRESH.min(self.cost * SHARE)
     }
@@ -76,71 +64,82 @@ impl Bystanders {
         Self::default()
     }
 
-    /// Notes who is no part of the run of this holder, which lives and wrote this record: once for
-    /// each holder, and again where somebody was born since, as often as that is worth its price.
-    /// Never waits; who cannot be looked at is not noted.
-    pub fn note(&mut self, holder: Pid, record: &Record) {
+    /// Notes who is no part of the run of this holder, which wrote this record: once for each holder, and
+    /// again where somebody was born since, as often as that is worth its price. Never waits; who cannot
+    /// be looked at is not noted. `lives` tells whether the holder has not ended: once it has, its
+    /// children have another parent, and nobody is noted.
+    pub fn note(&mut self, holder: Pid, record: &Record, lives: &dyn Fn() -> bool) {
         let newest = process::newest();
-        let mut last = self.note.take().filter(|note| note.holder == holder);
-        if let Some(note) = &mut last {
-            let all_noted = note.shows_all(newest) && !note.young;
-            if all_noted {
-                note.confirmed = Instant::now();
-            }
-            if all_noted || !note.is_old() {
-                self.note = last;
-                return;
-            }
+        let holder = (holder, record.start_time);
+        let last = self.note.as_ref().filter(|note| note.holder == holder);
+        if let Some(note) = last
+            && (!note.is_old() || !note.young && note.newest == newest)
+        {
+            return;
         }
+        let first = last.is_none();
         let began = Instant::now();
         // A note that cannot be taken now costs time after a crash, and nothing else.
-        let young = self.look_around(holder, record);
+        let young = self.look_around(holder.0, record, lives);
         self.note = Some(Note {
             holder,
             taken: Instant::now(),
             // The first one is not the measure: who was noted is not looked at again.
-            cost: last.map_or(Duration::ZERO, |_| began.elapsed()),
-            newest: newest.filter(|_| young.is_ok()),
+            cost: if first {
+                Duration::ZERO
+            } else {
+                began.elapsed()
+            },
             young: young.unwrap_or(true),
-            confirmed: began,
+            newest,
         });
     }
 
     /// Whether somebody was too young to be noted.
-    fn look_around(&mut self, holder: Pid, record: &Record) -> io::Result<bool> {
-        let family = self.all_others(None)?;
-        let (mut roots, mut plain) = (vec![holder], Vec::new());
+    fn look_around(
+        &mut self,
+        holder: Pid,
+        record: &Record,
+        lives: &dyn Fn() -> bool,
+    ) -> io::Result<bool> {
+        let family = self.all_others()?;
+        // The payload is of the run whatever it was started with.
+        let payload = record.payload.as_ref().map(|payload| payload.pid);
+        let mut roots: Vec<Pid> = [holder].into_iter().chain(payload).collect();
+        let mut plain = Vec::new();
         for stat in family.members() {
             match mark(stat, record)? {
-                Mark::Some => roots.push(stat.pid),
                 Mark::None => plain.push(stat),
                 // Without an environment; who is older than the holder is nobody's of its run.
                 Mark::Unclear if stat.start_time < record.start_time => plain.push(stat),
-                Mark::Unclear => {}
+                Mark::Some | Mark::Unclear => roots.push(stat.pid),
             }
         }
         let heirs = family.descendants(&roots, &[]);
-        plain.retain(|stat| !heirs.iter().any(|heir| heir.pid == stat.pid));
+        let is_of_the_run = |stat: &&Stat| {
+            roots.contains(&stat.pid) || heirs.iter().any(|heir| heir.pid == stat.pid)
+        };
+        plain.retain(|stat| !is_of_the_run(stat));
+        if !lives() {
+            return Ok(true);
+        }
         self.learn(plain.iter().copied());
         Ok(!plain.into_iter().all(is_grown))
     }
 
-    /// Everybody but the known and ourselves, as they are now; `newest` is the pid that was handed out
-    /// last ([`process::newest`]): where nobody was born since the note, nobody has to be listed.
+    /// Everybody but the known and ourselves, as they are now.
+    ///
+    /// Everybody is listed each time. That the pid which was handed out last is still the same does not
+    /// mean that nobody was born: a child gets its number before it can be seen (`copy_process` in the
+    /// kernel's `kernel/fork.c`), and who chooses a number (`set_tid` of clone3(2)) leaves the last one.
     ///
     /// # Errors
     /// Somebody could not be looked at just now.
-    pub fn all_others(&mut self, newest: Option<Pid>) -> io::Result<Family> {
-        if !self
-            .note
-            .as_ref()
-            .is_some_and(|note| note.shows_all(newest))
-        {
-            self.listed = process::listed()?;
-            let present = &self.listed;
-            self.known
-                .retain(|known| present.binary_search(known).is_ok());
-        }
+    pub fn all_others(&mut self) -> io::Result<Family> {
+        self.listed = process::listed()?;
+        let present = &self.listed;
+        self.known
+            .retain(|known| present.binary_search(known).is_ok());
         let (known, this) = (&self.known, Pid::this());
         let unknown = |who: &&(Pid, u64)| who.0 != this && known.binary_search(who).is_err();
         Family::of(self.listed.iter().filter(unknown).map(|(pid, _)| *pid))
@@ -229,7 +228,7 @@ mod tests {
     }
 
     fn others(bystanders: &mut Bystanders) -> Vec<Pid> {
-        let family = bystanders.all_others(None).unwrap();
+        let family = bystanders.all_others().unwrap();
         family.members().map(|stat| stat.pid).collect()
     }
 
@@ -245,7 +244,7 @@ mod tests {
         let mut bystanders = Bystanders::unknown();
         let before = others(&mut bystanders);
         assert!(before.contains(&plain.pid()) && before.contains(&another.pid()));
-        bystanders.note(holder.pid(), &record);
+        bystanders.note(holder.pid(), &record, &|| true);
         let after = others(&mut bystanders);
         assert!(!after.contains(&plain.pid()) && !after.contains(&another.pid()));
         assert!(marked.iter().all(|marked| after.contains(&marked.pid())));
@@ -256,42 +255,43 @@ mod tests {
         let (child, stranger) = (sleeper(&[]), sleeper(&[]));
         grow(&[&child, &stranger]);
         let mut bystanders = Bystanders::unknown();
-        bystanders.note(Pid::this(), &example());
+        bystanders.note(Pid::this(), &example(), &|| true);
         assert!(others(&mut bystanders).contains(&child.pid()));
         // Behind another holder the same child is nobody's.
-        bystanders.note(stranger.pid(), &example());
+        bystanders.note(stranger.pid(), &example(), &|| true);
         assert!(!others(&mut bystanders).contains(&child.pid()));
     }
 
     #[test]
     fn who_is_born_after_the_note_is_looked_at() {
-        let record = example();
         let (holder, older) = (sleeper(&[]), sleeper(&[]));
+        grow(&[&holder, &older]);
         let mut bystanders = Bystanders::unknown();
-        bystanders.note(holder.pid(), &record);
-        let noted = bystanders.note.as_ref().unwrap().newest;
+        bystanders.note(holder.pid(), &example(), &|| true);
         let newborn = sleeper(&[]);
-        // As long as the last number is the same nobody is listed again.
-        let all = |bystanders: &mut Bystanders, newest| {
-            let family = bystanders.all_others(newest).unwrap();
-            family.members().map(|stat| stat.pid).collect::<Vec<_>>()
-        };
-        let before = all(&mut bystanders, noted);
-        assert!(before.contains(&older.pid()) && !before.contains(&newborn.pid()));
-        assert!(all(&mut bystanders, process::newest()).contains(&newborn.pid()));
-        assert!(all(&mut bystanders, None).contains(&newborn.pid()));
+        let after = others(&mut bystanders);
+        assert!(after.contains(&newborn.pid()) && !after.contains(&older.pid()));
+    }
+
+    /// What a holder leaves has another parent at once.
+    #[test]
+    fn a_note_during_which_the_holder_has_ended_says_nothing() {
+        let (holder, orphan) = (sleeper(&[]), sleeper(&[]));
+        grow(&[&holder, &orphan]);
+        let mut bystanders = Bystanders::unknown();
+        bystanders.note(holder.pid(), &example(), &|| false);
+        assert!(others(&mut bystanders).contains(&orphan.pid()));
     }
 
     #[test]
-    fn an_old_note_says_nothing_of_who_was_born() {
-        let holder = sleeper(&[]);
+    fn the_payload_is_never_noted() {
+        let (holder, payload) = (sleeper(&[]), sleeper(&[]));
+        grow(&[&holder, &payload]);
+        let mut record = example();
+        record.payload.as_mut().unwrap().pid = payload.pid();
         let mut bystanders = Bystanders::unknown();
-        bystanders.note(holder.pid(), &example());
-        let note = bystanders.note.as_mut().unwrap();
-        let newest = note.newest;
-        assert!(newest.is_some() && note.shows_all(newest) && !note.shows_all(None));
-        note.confirmed -= ROUND;
-        assert!(!note.shows_all(newest));
+        bystanders.note(holder.pid(), &record, &|| true);
+        assert!(others(&mut bystanders).contains(&payload.pid()));
     }
 
     #[test]
@@ -299,10 +299,10 @@ mod tests {
         let record = example();
         let (holder, young) = (sleeper(&[]), sleeper(&[]));
         let mut bystanders = Bystanders::unknown();
-        bystanders.note(holder.pid(), &record);
+        bystanders.note(holder.pid(), &record, &|| true);
         assert!(others(&mut bystanders).contains(&young.pid()));
         grow(&[&holder, &young]);
-        bystanders.note(holder.pid(), &record);
+        bystanders.note(holder.pid(), &record, &|| true);
         assert!(!others(&mut bystanders).contains(&young.pid()));
     }
 
@@ -311,7 +311,7 @@ mod tests {
         let (child, holder) = (sleeper(&[]), sleeper(&[]));
         grow(&[&child, &holder]);
         let mut bystanders = Bystanders::unknown();
-        bystanders.note(holder.pid(), &example());
+        bystanders.note(holder.pid(), &example(), &|| true);
         assert!(!others(&mut bystanders).contains(&child.pid()));
         let known = &mut bystanders.known;
         let at = known.binary_search_by_key(&child.pid(), |(pid, _)| *pid);

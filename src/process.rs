@@ -456,7 +456,7 @@ pub fn listed() -> io::Result<Vec<(Pid, u64)>> {
 }
 
 /// The pid that was handed out last: the last word of `/proc/loadavg` (proc_loadavg(5)). Where it
-/// has not changed, nobody was born.
+/// has not changed, no process got its number from the kernel since.
 #[must_use]
 pub fn newest() -> Option<Pid> {
     let text = read_line("/proc/loadavg").ok()?;

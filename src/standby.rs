@@ -50,9 +50,10 @@ impl Standby {
         if self.seat.as_ref().map(Seat::file) != Some(file.id()) {
             self.seat = Seat::take(file);
         }
-        let record = holder.record().filter(|_| !holder.has_ended());
+        let lives = || !holder.has_ended();
+        let record = holder.record().filter(|_| lives());
         if let (Some(_), Some(record)) = (&self.seat, record) {
-            bystanders.note(holder.pid(), record);
+            bystanders.note(holder.pid(), record, &lives);
         }
     }
 

@@ -185,17 +185,16 @@ impl<'a> Run<'a> {
         self.record.is_some() || self.by_path.is_some()
     }
 
-    /// Looks for them now, among all but the bystanders. `newest` is the pid that was handed out last
-    /// before.
+    /// Looks for them now, among all but the bystanders.
     ///
     /// # Errors
     /// Somebody could not be looked at just now: that does not mean that nobody is left.
-    pub fn survivors(&self, bystanders: &mut Bystanders, newest: Option<Pid>) -> io::Result<Found> {
+    pub fn survivors(&self, bystanders: &mut Bystanders) -> io::Result<Found> {
         let mut found = Found::default();
         if !self.may_have_survivors() {
             return Ok(found);
         }
-        let family = bystanders.all_others(newest)?;
+        let family = bystanders.all_others()?;
         let this = Pid::this();
         let living = family
             .members()

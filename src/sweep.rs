@@ -186,7 +186,7 @@ impl<'a> Sweep<'a> {
     fn look_until_quiet(&mut self) -> Result<bool> {
         loop {
             let before = process::newest();
-            let Some(whole) = self.look(before)? else {
+            let Some(whole) = self.look()? else {
                 return Ok(false);
             };
             self.looks += 1;
@@ -204,11 +204,11 @@ impl<'a> Sweep<'a> {
 
     /// Finds who is left now, and tells whether that is everybody. `None`: it could not be looked,
     /// and nobody is known.
-    fn look(&mut self, newest: Option<Pid>) -> Result<Option<bool>> {
+    fn look(&mut self) -> Result<Option<bool>> {
         self.left.retain(|survivor| !survivor.is_gone());
         self.blind = false;
         let mut whole = false;
-        match self.run.survivors(self.bystanders, newest) {
+        match self.run.survivors(self.bystanders) {
             Ok(found) => {
                 whole = !found.more;
                 self.meet(found.survivors);
