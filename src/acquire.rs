@@ -16,7 +16,7 @@ use crate::lock::{AtPath, Locked, OpenFile, Try};
 use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
 use crate::signal::Signal;
-use crate::standby::Standby;
+use crate::standby::{Again, Standby};
 use crate::survivors::{Run, Survivor};
 use crate::sweep::{self, Patience, Swept};
 use crate::takeover::{
@@ -155,6 +155,7 @@ pub fn acquire(
         reopened: 0,
         bystanders: Bystanders::unknown(),
         standby: (rules.mode == Mode::Wait).then(Standby::default),
+        caught: None,
         swept: Vec::new(),
     };
     seeker.run(description, interrupt, progress)
@@ -174,6 +175,8 @@ struct Seeker<'a> {
     bystanders: Bystanders,
     /// Who stands in line has a place in it.
     standby: Option<Standby>,
+    /// The lock, got while standing there.
+    caught: Option<Locked>,
     swept: Vec<sweep::Ended>,
 }
 
@@ -226,9 +229,10 @@ impl Seeker<'_> {
         interrupt: &mut dyn Interrupt,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Option<Outcome>> {
-        let look = match self.crowd.take() {
-            Some(crowd) => self.look_in_a_crowd(crowd, interrupt)?,
-            None => self.look()?,
+        let look = match (self.caught.take(), self.crowd.take()) {
+            (Some(locked), _) => self.with_lock(locked)?,
+            (None, Some(crowd)) => self.look_in_a_crowd(crowd, interrupt)?,
+            (None, None) => self.look()?,
         };
         self.notice_probes(&look);
         let step = self
@@ -417,10 +421,14 @@ impl Seeker<'_> {
             if interrupt.interrupted() {
                 return Ok(());
             }
-            let Some(again) = standby.look_again(who, self.path)? else {
-                return Ok(());
+            file = match standby.look_again(who, self.path)? {
+                Again::Same(file) => file,
+                Again::Changed => return Ok(()),
+                Again::Mine(locked) => {
+                    self.caught = Some(locked);
+                    return Ok(());
+                }
             };
-            file = again;
         }
     }
 

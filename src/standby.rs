@@ -1,13 +1,13 @@
 //! Standing in line: what a standby has done by the time the holder ends, and what it need not do.
 //!
 //! A thousand may stand behind one holder for months, and each looks once a second: what that look
-//! costs is what the line costs. As long as the path names the same file, somebody has its lock, the
-//! same bytes are in it and the pinned process lives, the proof of before is good enough to go on
-//! waiting. It is not good enough to signal anybody: that is preceded by a proof of its own
-//! ([`Holder::signal`](crate::holder::Holder::signal)).
+//! costs is what the line costs. Only the front row is woken by the holder's end ([`crate::seats`]). For
+//! whoever sits there, the proof of before is good enough to go on waiting as long as the path names the
+//! same file, somebody has its lock, the same bytes are in it and the pinned process lives. Whoever has
+//! no seat need not know at once who holds: it tries the lock, and looks for a seat.
 //!
-//! Only the front row is woken by the holder's end ([`crate::seats`]). Whoever has no seat there need
-//! not know at once who holds: it tries the lock, and looks for a seat.
+//! Nobody is signalled on that: a signal is preceded by a proof of its own
+//! ([`Holder::signal`](crate::holder::Holder::signal)).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,13 +15,25 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::bystanders::Bystanders;
 use crate::holder::{Holder, Sighting};
-use crate::lock::{FileId, OpenFile, Try};
+use crate::lock::{FileId, Locked, OpenFile, Try};
 use crate::record::{Contents, Record};
 use crate::seats::Seat;
 
-/// A holder that closes its lock, lives on, and leaves its record to whoever locks the file next is
-/// seen through after so long. And so late a standby without a seat learns of a new holder.
+/// The holder is proven again after so long, whatever it looks like: it may have closed its lock and
+/// live on, and whoever has the lock now not have written. Without a seat a standby learns of a new
+/// holder no sooner.
 const PROVE_AGAIN: Duration = Duration::from_secs(10);
+
+/// What a standby finds when it looks again.
+#[derive(Debug)]
+pub enum Again {
+    /// Nothing that concerns it: this file is at the path, and somebody has the lock.
+    Same(OpenFile),
+    /// Something that must be looked at properly.
+    Changed,
+    /// The lock.
+    Mine(Locked),
+}
 
 /// A place in line.
 #[derive(Debug, Default)]
@@ -63,25 +75,29 @@ impl Standby {
         self.seat.is_some()
     }
 
-    /// Tries the lock, and gives the file if there is nothing in it that concerns us. `None`: it must
-    /// be looked at properly.
+    /// Tries the lock, and tells whether there is anything that concerns us.
     ///
     /// # Errors
     /// The pid file cannot be opened, tried or read.
-    pub fn look_again(&mut self, who: &Sighting, path: &Path) -> Result<Option<OpenFile>> {
+    pub fn look_again(&mut self, who: &Sighting, path: &Path) -> Result<Again> {
         if self.is_called() && who.has_ended() {
             self.ended = who.holder().and_then(Holder::record).cloned();
-            return Ok(None);
+            return Ok(Again::Changed);
         }
         let Some(observed) = self.observed.as_ref().filter(|known| known.is_recent()) else {
-            return Ok(None);
+            return Ok(Again::Changed);
         };
-        let Try::Busy(file) = OpenFile::open_or_create(path)?.try_lock()? else {
-            return Ok(None);
+        let file = match OpenFile::open_or_create(path)?.try_lock()? {
+            Try::Locked(locked) => return Ok(Again::Mine(locked)),
+            Try::Busy(file) => file,
         };
         let same =
             observed.file == file.id() && (!self.is_called() || observed.is_still_in(&file)?);
-        Ok(same.then_some(file))
+        Ok(if same {
+            Again::Same(file)
+        } else {
+            Again::Changed
+        })
     }
 
     /// Whether we were woken by the end of the gateway that wrote this.
