@@ -409,8 +409,9 @@ fn way(pid: Pid, file: FileId, evidence: Evidence<'_>) -> Option<Way> {
 }
 
 fn pin(pid: Pid) -> Result<Option<Pinned>> {
-    Pinned::open(pid).map_err(|error| {
-        let told = crate::Error::system(format!("cannot open a pidfd on pid {pid}")).because(error);
+    Pinned::open_shown(pid).map_err(|error| {
+        let what = format!("cannot open a pidfd on pid {pid} and find it in /proc/self/fdinfo");
+        let told = crate::Error::system(what).because(error);
         told.advise(
             "without pidfd_open(2) (Linux 5.3, and not filtered by seccomp) nobody can be proven",
         )

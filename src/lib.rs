@@ -55,7 +55,8 @@
 //!
 //! # Limitations
 //!
-//! - Linux 5.4 or newer: without `pidfd_open(2)` nobody can be proven. `/proc` must be mounted.
+//! - Linux 5.4 or newer: without `pidfd_open(2)` nobody can be proven. `/proc` must be mounted, and be that
+//!   of our own pid namespace.
 //! - Local file systems. On others the promise is what their `flock` gives.
 //! - Lockers by `fcntl(2)` are not excluded: the two kinds of lock do not see each other.
 //! - Where a directory does not tell upper from lower case, a path is one of several for the same file. The

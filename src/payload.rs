@@ -453,7 +453,7 @@ impl Payload {
 }
 
 fn signal_one(stat: &Stat, signal: Signal) -> bool {
-    let Ok(Some(pinned)) = Pinned::open(stat.pid) else {
+    let Ok(Some(pinned)) = Pinned::open_shown(stat.pid) else {
         return false;
     };
     let same = Stat::of(stat.pid).is_some_and(|again| again.start_time == stat.start_time);

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -103,6 +103,26 @@ impl Pinned {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Likewise, of the process that `/proc` shows under this number. `None` also where `/proc` is that of
+    /// another pid namespace, and shows somebody else there: whom it shows is whom we judge by.
+    ///
+    /// # Errors
+    /// As [`Pinned::open`], and where `/proc` does not show our own pidfds.
+    pub fn open_shown(pid: Pid) -> io::Result<Option<Self>> {
+        let Some(pinned) = Self::open(pid)? else {
+            return Ok(None);
+        };
+        // A number of the namespace that this `/proc` was mounted for; -1 once the process is gone
+        // (pidfd_show_fdinfo in the kernel's kernel/fork.c, since 6.9 in fs/pidfs.c).
+        let path = format!("/proc/self/fdinfo/{}", pinned.fd.as_raw_fd());
+        let text = read_bounded(&path, 4096)?;
+        let shown = text
+            .split(|byte| *byte == b'\n')
+            .find_map(|line| std::str::from_utf8(line.strip_prefix(b"Pid:")?).ok());
+        let same = shown.is_some_and(|shown| shown.trim().parse() == Ok(pid.0));
+        Ok(same.then_some(pinned))
     }
 
     /// The same pidfd once more.
@@ -205,14 +225,26 @@ impl Stat {
     /// Reads our own.
     ///
     /// # Errors
-    /// `/proc` is not mounted or not readable.
+    /// `/proc` is not mounted or not readable, or is that of another pid namespace.
     pub fn of_this() -> crate::Result<Self> {
         let bytes = read_line("/proc/self/stat").map_err(|error| {
             crate::Error::system("cannot read /proc/self/stat")
                 .because(error)
                 .advise(PROC_NEEDED)
         })?;
-        Self::parse(&bytes).ok_or_else(|| crate::Error::system("cannot understand /proc/self/stat"))
+        let stat = Self::parse(&bytes)
+            .ok_or_else(|| crate::Error::system("cannot understand /proc/self/stat"))?;
+        if stat.pid == Pid::this() {
+            return Ok(stat);
+        }
+        let what = format!(
+            "cannot use /proc: it is that of another pid namespace, in which pid {} is {}",
+            Pid::this(),
+            stat.pid
+        );
+        Err(crate::Error::system(what).advise(
+            "mount one of this namespace (mount -t proc proc /proc, or unshare --mount-proc)",
+        ))
     }
 
     /// Parses the line. The name may hold anything, `)` included: it ends at the last one.
@@ -630,6 +662,28 @@ mod tests {
         fn any_stat_line_is_survived(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600)) {
             let _ = Stat::parse(&bytes);
         }
+    }
+
+    /// In a pid namespace below that of /proc our own number is somebody else's there.
+    #[test]
+    fn whom_proc_does_not_show_under_its_number_is_not_pinned() {
+        const PART: &str = "GATEWAY_TEST_PART";
+        let pinned = |open: fn(Pid) -> io::Result<Option<Pinned>>| open(Pid::this()).unwrap();
+        if std::env::var_os(PART).is_some() {
+            assert!(pinned(Pinned::open).is_some() && pinned(Pinned::open_shown).is_none());
+            assert!(Stat::of_this().is_err());
+            return;
+        }
+        assert!(pinned(Pinned::open_shown).is_some());
+        let name = "process::tests::whom_proc_does_not_show_under_its_number_is_not_pinned";
+        let below = Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child=KILL"])
+            .arg(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--test-threads=1"])
+            .env(PART, "below")
+            .output()
+            .unwrap();
+        assert!(below.status.success(), "{below:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::acquire::{self, Former, Pressed, Progress, Refused};
 use crate::bystanders::Bystanders;
 use crate::holder::{Holder, Locker, Sighting};
 use crate::lock::{FileId, OpenFile, Try};
-use crate::process::Pid;
+use crate::process::{Pid, Stat};
 use crate::record::{self, Asker, Contents, End, Reason, Record};
 use crate::signal::Signal;
 use crate::survivors::{Run, Survivor};
@@ -60,6 +60,8 @@ pub fn stop(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Stopped> {
     let began = Instant::now();
+    // A `/proc` that shows other processes under our numbers is no place to look for anybody.
+    Stat::of_this()?;
     let mut stopper = Stopper {
         began,
         takeover: Takeover::new(Rules {

@@ -85,7 +85,7 @@ impl Survivor {
     }
 
     fn pin(stat: &Stat, tie: Tie) -> io::Result<Option<Self>> {
-        let Some(pinned) = Pinned::open(stat.pid)? else {
+        let Some(pinned) = Pinned::open_shown(stat.pid)? else {
             return Ok(None);
         };
         // Looked at again behind the pidfd: the number may have been handed on since.

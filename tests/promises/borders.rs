@@ -197,3 +197,37 @@ fn a_holder_is_led_to_no_other_directory() {
     }
     marked_pid(&scene, "up");
 }
+
+/// `unshare --pid --fork` without `--mount-proc`: every number in /proc is somebody else's here.
+#[test]
+fn where_proc_is_of_another_pid_namespace_nothing_runs_and_nobody_is_asked() {
+    must_be_root();
+    need("unshare", "util-linux");
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let bytes = scene.bytes();
+    let below = |args: &[&str]| {
+        let options = ["--pid", "--fork", "--kill-child=KILL"];
+        scene.finish_command(scene.behind("unshare", &options, &scene.gateway(args)))
+    };
+    for args in [
+        &["run", "--", "echo", "ran"][..],
+        &["run", "--replace", "--", "echo", "ran"],
+        &["run", "--wait", "--", "echo", "ran"],
+        &["stop"],
+    ] {
+        let output = below(args);
+        output.assert_code(70).assert_one_line();
+        output
+            .assert_says("another pid namespace")
+            .assert_says("--mount-proc");
+        assert_eq!(output.stdout, "");
+    }
+    assert!(holder.is_running(), "{}", holder.stderr());
+    assert_eq!(scene.bytes(), bytes);
+    // Nor where the lock is free.
+    holder.crash();
+    let left = scene.bytes();
+    below(&["run", "--", "echo", "ran"]).assert_code(70);
+    assert_eq!(scene.bytes(), left);
+}
