@@ -6,7 +6,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::process::Pid;
-use crate::procfs::read_bounded;
+use crate::procfs::{field, read_bounded};
 
 /// An exclusive flock that a descriptor has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,12 +111,7 @@ fn in_hex((major, minor): (u32, u32)) -> String {
 
 /// `mnt_id:` of a `fdinfo` file.
 pub(crate) fn mount_id(fdinfo: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(fdinfo).ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("mnt_id:"))?
-        .trim()
-        .parse()
-        .ok()
+    field(fdinfo, "mnt_id")?.parse().ok()
 }
 
 /// Whether a file of this mount is somebody else's to give: of a server on the network, or of a program

@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::procfs::{PROC_NEEDED, read_bounded, read_line, unless_absent};
+use crate::procfs::{PROC_NEEDED, field, read_bounded, read_line, unless_absent};
 use crate::signal::Signal;
 
 /// A process id: a positive number, and no more than a hint.
@@ -118,10 +118,7 @@ impl Pinned {
         // (pidfd_show_fdinfo in the kernel's kernel/fork.c, since 6.9 in fs/pidfs.c).
         let path = format!("/proc/self/fdinfo/{}", pinned.fd.as_raw_fd());
         let text = read_bounded(&path, 4096)?;
-        let shown = text
-            .split(|byte| *byte == b'\n')
-            .find_map(|line| std::str::from_utf8(line.strip_prefix(b"Pid:")?).ok());
-        let same = shown.is_some_and(|shown| shown.trim().parse() == Ok(pid.0));
+        let same = field(&text, "Pid").is_some_and(|shown| shown.parse() == Ok(pid.0));
         Ok(same.then_some(pinned))
     }
 
@@ -437,9 +434,8 @@ fn parse_namespace(link: &std::path::Path) -> Option<u64> {
 #[must_use]
 pub fn innermost_pid(pid: Pid) -> Option<Pid> {
     let status = read_bounded(&format!("/proc/{pid}/status"), 64 * 1024).ok()?;
-    let text = String::from_utf8_lossy(&status);
-    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    Pid::new(line.split_ascii_whitespace().next_back()?.parse().ok()?)
+    let numbers = field(&status, "NSpid")?;
+    Pid::new(numbers.split_ascii_whitespace().next_back()?.parse().ok()?)
 }
 
 /// Whether SIGKILL has been sent to it and not been acted on yet: `SigPnd:` and `ShdPnd:` of its
@@ -447,14 +443,10 @@ pub fn innermost_pid(pid: Pid) -> Option<Pid> {
 #[must_use]
 pub fn has_pending_kill(pid: Pid) -> bool {
     let status = read_bounded(&format!("/proc/{pid}/status"), 64 * 1024).unwrap_or_default();
-    let text = String::from_utf8_lossy(&status);
-    let masks = text.lines().filter_map(|line| {
-        line.strip_prefix("SigPnd:")
-            .or_else(|| line.strip_prefix("ShdPnd:"))
-    });
     let kill = 1 << (libc::SIGKILL - 1);
-    masks
-        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+    ["SigPnd", "ShdPnd"]
+        .iter()
+        .filter_map(|name| u64::from_str_radix(field(&status, name)?, 16).ok())
         .any(|mask| mask & kill != 0)
 }
 

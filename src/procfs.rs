@@ -44,6 +44,14 @@ fn read_until(path: &str, limit: usize, is_all: impl Fn(&[u8]) -> bool) -> io::R
     Ok(bytes)
 }
 
+/// The value in a line `NAME:` and white space, of a file with a line for each (proc_pid_status(5),
+/// proc_pid_fdinfo(5)).
+pub(crate) fn field<'t>(text: &'t [u8], name: &str) -> Option<&'t str> {
+    let value = |line: &'t [u8]| line.strip_prefix(name.as_bytes())?.strip_prefix(b":");
+    let value = text.split(|byte| *byte == b'\n').find_map(value)?;
+    Some(std::str::from_utf8(value).ok()?.trim())
+}
+
 /// Gone, or not ours to see, is an answer; every other error is none.
 pub(crate) fn unless_absent<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
     match looked {
@@ -58,6 +66,15 @@ pub(crate) fn unless_absent<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let text = b"Name:\t\xff\nNSpid:\t7\t1\nPid:\t42\n";
+        assert_eq!(field(text, "Pid"), Some("42"));
+        assert_eq!(field(text, "NSpid"), Some("7\t1"));
+        assert_eq!(field(text, "id"), None);
+        assert_eq!(field(text, "Name"), None, "no text");
+    }
 
     #[test]
     fn a_file_is_read_whole_or_up_to_its_bound() {
