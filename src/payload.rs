@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::marks;
 use crate::process::{self, Family, Pid, Pinned, Stat};
@@ -466,25 +467,25 @@ fn send(pinned: &Pinned, signal: Signal) -> io::Result<()> {
     pinned.signal(signal).or_else(|error| {
         let gone = error.raw_os_error() == Some(libc::ESRCH);
         let number = pinned.pid().raw();
-        match signal.raw().filter(|_| !gone && is_our_child(number)) {
+        match signal
+            .raw()
+            .filter(|_| !gone && uncollected(WaitId::Pid(number)).is_ok())
+        {
             Some(signal) => Ok(rustix::process::kill_process(number, signal)?),
             None => Err(error),
         }
     })
 }
 
-/// Whether it is a child of ours that has not been collected.
-fn is_our_child(number: rustix::process::Pid) -> bool {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
+/// ECHILD: there is no such child of ours that has not been collected (waitid(2)). Collects none.
+fn uncollected(whom: WaitId<'_>) -> rustix::io::Result<()> {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    waitid(WaitId::Pid(number), look).is_ok()
+    waitid(whom, look).map(drop)
 }
 
 /// What descends from us already (`helper & exec gateway run …`): not of the command.
 fn earlier_descendants() -> Result<Vec<(Pid, u64)>> {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    if matches!(waitid(WaitId::All, look), Err(rustix::io::Errno::CHILD)) {
+    if uncollected(WaitId::All) == Err(rustix::io::Errno::CHILD) {
         return Ok(Vec::new());
     }
     let family = Family::now().map_err(|error| {
