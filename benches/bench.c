@@ -295,8 +295,6 @@ static void crash_after(unsigned seconds, int count, const char *what)
     for (int i = -2; i < count; i++) {
         double our_time, peer_time;
 
-        settle_line(&ours);
-        settle_line(&peer);
         sleep(seconds);
         our_time = crash(&ours);
         peer_time = crash(&peer);

@@ -439,9 +439,10 @@ impl Seeker<'_> {
 
     fn doze(&self, who: &Sighting, until: Option<Duration>, interrupt: &mut dyn Interrupt) {
         let is_called = self.is_called();
-        let holder = who.holder().filter(|holder| !holder.has_ended());
+        let ended = who.has_ended();
+        let holder = who.holder().filter(|_| !ended);
         let elapsed = self.began.elapsed();
-        let tick = if holder.is_some() || who.has_ended() && !is_called {
+        let tick = if holder.is_some() || ended && !is_called {
             TICK_PINNED
         } else if elapsed < EARLY {
             TICK_EARLY
