@@ -157,3 +157,23 @@ fn the_back_of_the_line_hears_of_a_new_holder_too() {
         standby.wait_for_line(&format!("standing by behind pid {}", new.pid()));
     }
 }
+
+/// Who finds the lock free when it looks keeps it: a stranger could have it in between.
+#[test]
+fn a_lock_that_a_standby_gets_by_looking_is_kept() {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    let payload = scene.payload(Payload::Plain);
+    let front: Vec<Process> = (0..4).map(|_| stand_by(&scene, &payload)).collect();
+    let command = scene.gateway(["run", "--wait", "--", "true"]);
+    let mut behind = Trace::start(&scene, "trace=flock", &command);
+    behind.process.wait_for_line("standing by behind");
+    for standby in &front {
+        standby.signal(Signal::STOP);
+    }
+    holder.signal(Signal::TERM);
+    assert_eq!(behind.process.end(), End::Code(0));
+    let calls = behind.calls();
+    let got = calls.iter().filter(|call| call.rest.ends_with("= 0"));
+    assert_eq!(got.count(), 1, "{calls:?}");
+}
