@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{End, Payload, Process, SOON, Scene, Signal, Trace, until, wait_until};
+use crate::harness::{
+    End, Locker, Payload, Process, SOON, Scene, Signal, Trace, until, wait_until,
+};
 use crate::kit::assert_stays;
 
 fn stand_by(scene: &Scene, payload: &str) -> Process {
@@ -176,4 +178,24 @@ fn a_lock_that_a_standby_gets_by_looking_is_kept() {
     let calls = behind.calls();
     let got = calls.iter().filter(|call| call.rest.ends_with("= 0"));
     assert_eq!(got.count(), 1, "{calls:?}");
+}
+
+/// A copied record names a gateway that lives: what belongs to it is nobody's leftover.
+#[test]
+fn a_standby_over_a_copied_record_leaves_the_gateway_that_wrote_it_alone() {
+    let scene = Scene::new();
+    let mut other = scene.hold();
+    let theirs = scene.record();
+    let copy = scene.path("copy.pid");
+    fs::copy(scene.pid_file(), &copy).unwrap();
+    let mut locker = Locker::on(&scene, &copy);
+    let mut command = scene.bare(["-f"]);
+    command.arg(&copy).args(["run", "--wait", "--", "true"]);
+    let mut standby = scene.spawn(command);
+    standby.wait_for_line("standing by behind");
+    locker.0.crash();
+    assert_eq!(standby.end(), End::Code(0), "{}", standby.stderr());
+    assert!(other.is_running(), "{}", other.stderr());
+    assert_eq!(scene.record(), theirs);
+    assert_eq!(scene.started_payloads().len(), 1);
 }
