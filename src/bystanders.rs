@@ -14,7 +14,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::marks;
-use crate::process::{self, Environ, Family, Pid, Stat};
+use crate::process::{self, Environ, Pid, Stat};
+use crate::process_table::{Family, ProcessTable};
 use crate::record::Record;
 
 /// Somebody so young may be about to become another program, with another environment.
@@ -35,6 +36,8 @@ pub struct Bystanders {
     /// Who was there at the last look, likewise.
     listed: Vec<(Pid, u64)>,
     note: Option<Note>,
+    /// Opened when it is first read.
+    table: Option<ProcessTable>,
 }
 
 /// A look at everybody while the holder lived.
@@ -69,7 +72,7 @@ impl Bystanders {
     /// be looked at is not noted. `lives` tells whether the holder has not ended: once it has, its
     /// children have another parent, and nobody is noted.
     pub fn note(&mut self, holder: Pid, record: &Record, lives: &dyn Fn() -> bool) {
-        let newest = process::newest();
+        let newest = self.newest();
         let holder = (holder, record.start_time);
         let last = self.note.as_ref().filter(|note| note.holder == holder);
         if let Some(note) = last
@@ -127,6 +130,18 @@ impl Bystanders {
         Ok(!plain.into_iter().all(is_grown))
     }
 
+    /// The pid that was handed out last ([`ProcessTable::newest`]).
+    pub fn newest(&mut self) -> Option<Pid> {
+        self.table().ok()?.newest()
+    }
+
+    fn table(&mut self) -> io::Result<&ProcessTable> {
+        match &mut self.table {
+            Some(table) => Ok(table),
+            none => Ok(none.insert(ProcessTable::open()?)),
+        }
+    }
+
     /// Everybody but the known and ourselves, as they are now.
     ///
     /// Everybody is listed each time. That the pid which was handed out last is still the same does not
@@ -136,7 +151,7 @@ impl Bystanders {
     /// # Errors
     /// Somebody could not be looked at just now.
     pub fn all_others(&mut self) -> io::Result<Family> {
-        self.listed = process::listed()?;
+        self.listed = self.table()?.list()?;
         let present = &self.listed;
         self.known
             .retain(|known| present.binary_search(known).is_ok());

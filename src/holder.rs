@@ -25,6 +25,7 @@ use crate::kernel_locks::{parse_locks, table_of_locks};
 use crate::kernel_locks::{printed_device, takers};
 use crate::lock::{Authority, Features, FileId, OpenFile};
 use crate::process::{self, Pid, Pinned, Stat};
+use crate::process_table;
 use crate::procfs::{read_bounded, unless_absent};
 use crate::record::{Contents, Record};
 use crate::signal::Signal;
@@ -461,11 +462,12 @@ fn find_locker(file: FileId, takers: &[Pid]) -> Option<Pid> {
     let has = |pid: &Pid| {
         *pid != this && descriptor_with_lock(*pid, file, Taking::Anybodys) == Descriptors::Locked
     };
-    takers
-        .iter()
-        .copied()
-        .find(has)
-        .or_else(|| process::all().unwrap_or_default().into_iter().find(has))
+    takers.iter().copied().find(has).or_else(|| {
+        process_table::all()
+            .unwrap_or_default()
+            .into_iter()
+            .find(has)
+    })
 }
 
 /// A process that took the exclusive lock on a file, with what is written in that.
@@ -530,7 +532,7 @@ pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Optio
     let name = Name::of(path);
     let this = Pid::this();
     let mut starting = None;
-    for pid in process::all()
+    for pid in process_table::all()
         .map_err(cannot)?
         .into_iter()
         .filter(|pid| *pid != this)

@@ -43,7 +43,7 @@
 //! bystanders, lock, place
 //! directory, marks
 //! unusable
-//! kernel_locks, record, signals
+//! kernel_locks, process_table, record, signals
 //! course, notify, process, takeover, user
 //! wait
 //! procfs, signal, sys, text, time, variables
@@ -89,6 +89,7 @@ pub mod payload;
 mod pid_file;
 pub mod place;
 pub mod process;
+pub mod process_table;
 mod procfs;
 pub mod record;
 pub mod seats;

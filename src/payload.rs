@@ -10,7 +10,8 @@ use rustix::fs::{Access, AtFlags, CWD};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::marks;
-use crate::process::{self, Family, Pid, Pinned, Stat};
+use crate::process::{self, Pid, Pinned, Stat};
+use crate::process_table::Family;
 use crate::record::Record;
 use crate::signal::Signal;
 use crate::signals::Signals;

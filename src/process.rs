@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -450,50 +449,6 @@ pub fn has_pending_kill(pid: Pid) -> bool {
         .any(|mask| mask & kill != 0)
 }
 
-/// Every process in `/proc` now, in the order the kernel lists them.
-///
-/// # Errors
-/// They cannot be listed just now: that does not mean that there are none.
-pub fn all() -> io::Result<Vec<Pid>> {
-    Ok(listed()?.into_iter().map(|(pid, _)| pid).collect())
-}
-
-/// Likewise, in the order of their numbers, each with the inode number of its directory in `/proc`.
-///
-/// # Errors
-/// As [`all`].
-pub fn listed() -> io::Result<Vec<(Pid, u64)>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
-    let mut buffer = Vec::with_capacity(32 * 1024);
-    let mut entries = RawDir::new(proc, buffer.spare_capacity_mut());
-    let mut found = Vec::with_capacity(256);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_str().ok();
-        let pid = name.and_then(|name| Pid::new(name.parse().ok()?));
-        found.extend(pid.map(|pid| (pid, entry.ino())));
-    }
-    // The kernel goes by the numbers already.
-    found.sort_unstable();
-    Ok(found)
-}
-
-/// The pid that was handed out last: the last word of `/proc/loadavg` (proc_loadavg(5)). Where it
-/// has not changed, no process got its number from the kernel since.
-#[must_use]
-pub fn newest() -> Option<Pid> {
-    let text = read_line("/proc/loadavg").ok()?;
-    Pid::new(
-        std::str::from_utf8(&text)
-            .ok()?
-            .split_ascii_whitespace()
-            .next_back()?
-            .parse()
-            .ok()?,
-    )
-}
-
 /// Our parent, its parent, and so on, as far as they can be seen.
 #[must_use]
 pub fn ancestors() -> Vec<Pid> {
@@ -524,7 +479,8 @@ pub fn children(pid: Pid) -> Option<Vec<Pid>> {
 }
 
 /// What descends from a process, as far as the kernel lists it: quick, and may miss some that are
-/// born or adopted meanwhile. See [`Family`] for a look that does not.
+/// born or adopted meanwhile. See
+/// [`Family`](crate::process_table::Family) for a look that does not.
 #[must_use]
 pub fn listed_descendants(root: Pid) -> Vec<Pid> {
     let mut found = vec![root];
@@ -535,62 +491,6 @@ pub fn listed_descendants(root: Pid) -> Vec<Pid> {
     }
     found.remove(0);
     found
-}
-
-/// Processes and who their parents are, at one moment.
-#[derive(Debug, Default)]
-pub struct Family {
-    members: Vec<Stat>,
-}
-
-impl Family {
-    /// Looks at every process that can be seen.
-    ///
-    /// # Errors
-    /// One could not be looked at just now.
-    pub fn now() -> io::Result<Self> {
-        Self::of(all()?)
-    }
-
-    /// Looks at these.
-    ///
-    /// # Errors
-    /// One could not be looked at just now.
-    pub fn of(pids: impl IntoIterator<Item = Pid>) -> io::Result<Self> {
-        let mut members = Vec::new();
-        for pid in pids {
-            members.extend(Stat::look(pid)?);
-        }
-        Ok(Self { members })
-    }
-
-    /// Everybody.
-    pub fn members(&self) -> impl Iterator<Item = &Stat> {
-        self.members.iter()
-    }
-
-    /// The children, grandchildren and so on of `roots`, without the roots and without whatever
-    /// descends from `except`.
-    #[must_use]
-    pub fn descendants(&self, roots: &[Pid], except: &[Pid]) -> Vec<&Stat> {
-        let mut known: Vec<Pid> = roots.to_vec();
-        let mut found = Vec::new();
-        let mut next = 0;
-        while let Some(parent) = known.get(next).copied() {
-            next += 1;
-            for child in self
-                .members
-                .iter()
-                .filter(|stat| stat.parent == parent.get())
-            {
-                if !known.contains(&child.pid) && !except.contains(&child.pid) {
-                    known.push(child.pid);
-                    found.push(child);
-                }
-            }
-        }
-        found
-    }
 }
 
 #[cfg(test)]
@@ -709,13 +609,6 @@ mod tests {
     }
 
     #[test]
-    fn a_birth_shows() {
-        let before = newest().unwrap();
-        Command::new("true").status().unwrap();
-        assert_ne!(newest().unwrap(), before);
-    }
-
-    #[test]
     fn an_age_is_counted_from_the_start() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let stat = Stat::of(Pid::new(child.id().into()).unwrap()).unwrap();
@@ -733,25 +626,5 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!children(Pid::this()).unwrap().contains(&pid));
-    }
-
-    #[test]
-    fn descendants_are_found_through_the_generations() {
-        let stat = |pid, parent| Stat {
-            pid: Pid(pid),
-            name: OsString::new(),
-            state: b'S',
-            parent,
-            terminal: 0,
-            flags: 0,
-            threads: 1,
-            start_time: 1,
-        };
-        let family = Family {
-            members: vec![stat(4, 3), stat(3, 2), stat(2, 1), stat(5, 1), stat(6, 5)],
-        };
-        let pids = |found: Vec<&Stat>| found.iter().map(|stat| stat.pid.get()).collect::<Vec<_>>();
-        assert_eq!(pids(family.descendants(&[Pid(2)], &[])), [3, 4]);
-        assert_eq!(pids(family.descendants(&[Pid(1)], &[Pid(5)])), [2, 3, 4]);
     }
 }

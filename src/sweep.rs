@@ -174,7 +174,7 @@ impl<'a> Sweep<'a> {
     fn is_known_to_be_over(&mut self) -> bool {
         let newest = self.quiet_since;
         let over = newest.is_some() && self.left.iter().all(Survivor::is_gone);
-        if over && newest == process::newest() {
+        if over && newest == self.bystanders.newest() {
             self.left.clear();
             return true;
         }
@@ -185,13 +185,13 @@ impl<'a> Sweep<'a> {
     /// a look during which nobody was born is sure. On a busy machine none is. `false`: look later.
     fn look_until_quiet(&mut self) -> Result<bool> {
         loop {
-            let before = process::newest();
+            let before = self.bystanders.newest();
             let Some(whole) = self.look()? else {
                 return Ok(false);
             };
             self.looks += 1;
-            let quiet = |before: &Pid| whole && process::newest() == Some(*before);
-            self.quiet_since = before.filter(quiet);
+            let quiet = whole && before.is_some() && self.bystanders.newest() == before;
+            self.quiet_since = before.filter(|_| quiet);
             let again = self.left.is_empty()
                 && self.quiet_since.is_none()
                 && self.looks < MOST_LOOKS
