@@ -557,7 +557,7 @@ impl Seeker<'_> {
     /// The lock is ours. Is the name?
     fn with_lock(&self, locked: Locked) -> Result<Look> {
         let before = locked.bytes()?;
-        let last = Contents::decode(&before);
+        let last = self.understand(&before);
         let mark = locked.change_mark()?;
         if locked.at_path()? != AtPath::Same {
             return Ok(Look::Moved);
@@ -574,6 +574,14 @@ impl Seeker<'_> {
         drop(locked);
         let file = OpenFile::open_or_create(self.path)?;
         Ok(Look::Held { who: earlier, file })
+    }
+
+    fn understand(&self, bytes: &[u8]) -> Contents {
+        let known = self
+            .standby
+            .as_ref()
+            .and_then(|standby| standby.known(bytes));
+        known.cloned().unwrap_or_else(|| Contents::decode(bytes))
     }
 
     /// Whether somebody holds an earlier file of this path. Asked where the record does not name this

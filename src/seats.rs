@@ -9,8 +9,8 @@
 //! Who has no seat looks once a second, and sits down where a seat has become free. So a seat whose
 //! owner is stopped costs the line a second at most, and nobody the lock.
 
-use crate::lock::{FileId, OpenFile};
-use crate::sys;
+use crate::lock::{FileId, Locked, OpenFile, Try};
+use crate::{Result, sys};
 
 /// So many wake together: enough that one of them can act, and too few to be in each other's way.
 const SEATS: i64 = 4;
@@ -24,12 +24,37 @@ pub struct Seat {
     file: OpenFile,
 }
 
+/// The answer to who tries the lock from a seat.
+#[derive(Debug)]
+pub enum Rise {
+    /// The lock is ours.
+    Locked(Locked),
+    /// Somebody was quicker.
+    Busy(Seat),
+}
+
 impl Seat {
     /// Sits down, if a seat is free. Never waits. Where the file system has no such locks everybody
     /// sits in front.
     pub fn take(file: OpenFile) -> Option<Self> {
         let free = |seat| !matches!(sys::try_byte_lock(&file, FIRST + seat), Ok(false));
         (0..SEATS).any(free).then_some(Self { file })
+    }
+
+    /// Tries the lock on the file as it was opened for the seat: the path is to be compared with it
+    /// afterwards. Never waits. Who gets it leaves the seat; who does not keeps it.
+    ///
+    /// # Errors
+    /// As [`OpenFile::try_lock`].
+    pub fn try_lock(self) -> Result<Rise> {
+        match self.file.try_lock()? {
+            Try::Locked(locked) => {
+                // What cannot be left was none: there are no such locks here.
+                let _ = sys::free_byte_locks(&*locked, FIRST);
+                Ok(Rise::Locked(locked))
+            }
+            Try::Busy(file) => Ok(Rise::Busy(Self { file })),
+        }
     }
 
     /// The file before which it stands.
@@ -54,6 +79,24 @@ mod tests {
         assert!(take().is_some());
         let other = room.path().join("other.pid");
         assert!(Seat::take(OpenFile::open_or_create(&other).unwrap()).is_some());
+    }
+
+    #[test]
+    fn who_gets_the_lock_leaves_the_seat_and_who_does_not_keeps_it() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let open = || OpenFile::open_or_create(&path).unwrap();
+        let sit = || Seat::take(open()).unwrap();
+        let row = [sit(), sit(), sit()];
+        let Rise::Locked(_locked) = sit().try_lock().unwrap() else {
+            panic!("nobody else has it");
+        };
+        let Rise::Busy(_kept) = sit().try_lock().unwrap() else {
+            panic!("it is locked");
+        };
+        assert!(Seat::take(open()).is_none());
+        drop(row);
+        assert!(Seat::take(open()).is_some());
     }
 
     #[test]

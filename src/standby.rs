@@ -17,7 +17,7 @@ use crate::bystanders::Bystanders;
 use crate::holder::{Holder, Sighting};
 use crate::lock::{FileId, Locked, OpenFile, Try};
 use crate::record::{Contents, Record};
-use crate::seats::Seat;
+use crate::seats::{Rise, Seat};
 
 /// The holder is proven again after so long, whatever it looks like: it may have closed its lock and
 /// live on, and whoever has the lock now not have written. Without a seat a standby learns of a new
@@ -82,7 +82,7 @@ impl Standby {
     pub fn look_again(&mut self, who: &Sighting, path: &Path) -> Result<Again> {
         if self.is_called() && who.has_ended() {
             self.ended = who.holder().and_then(Holder::record).cloned();
-            return Ok(Again::Changed);
+            return self.rise();
         }
         let Some(observed) = self.observed.as_ref().filter(|known| known.is_recent()) else {
             return Ok(Again::Changed);
@@ -100,6 +100,23 @@ impl Standby {
         })
     }
 
+    /// Tries the lock on what is open already.
+    fn rise(&mut self) -> Result<Again> {
+        match self.seat.take().map(Seat::try_lock).transpose()? {
+            Some(Rise::Locked(locked)) => return Ok(Again::Mine(locked)),
+            Some(Rise::Busy(seat)) => self.seat = Some(seat),
+            None => {}
+        }
+        Ok(Again::Changed)
+    }
+
+    /// What these bytes say, if that was found out when the holder was proven.
+    #[must_use]
+    pub fn known(&self, bytes: &[u8]) -> Option<&Contents> {
+        let observed = self.observed.as_ref()?;
+        (observed.bytes == bytes).then_some(&observed.contents)
+    }
+
     /// Whether we were woken by the end of the gateway that wrote this.
     #[must_use]
     pub fn saw_the_end_of(&self, last: &Contents) -> bool {
@@ -113,6 +130,7 @@ impl Standby {
 struct Observed {
     file: FileId,
     bytes: Vec<u8>,
+    contents: Contents,
     proven: Instant,
 }
 
@@ -128,6 +146,7 @@ impl Observed {
         Ok(same.then(|| Self {
             file: file.id(),
             bytes,
+            contents,
             proven: Instant::now(),
         }))
     }

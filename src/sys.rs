@@ -54,23 +54,39 @@ fn retry_flock(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<bool> 
 /// # Errors
 /// The file system has no such locks, or there is no room for one.
 pub fn try_byte_lock(file: impl AsFd, byte: i64) -> io::Result<bool> {
+    match set_byte_lock(file.as_fd(), libc::F_WRLCK, byte, 1) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Frees what this open file has locked from a byte on.
+///
+/// # Errors
+/// The file system has no such locks.
+pub fn free_byte_locks(file: impl AsFd, from: i64) -> io::Result<()> {
+    const TO_THE_END: i64 = 0;
+    set_byte_lock(file.as_fd(), libc::F_UNLCK, from, TO_THE_END)
+}
+
+fn set_byte_lock(file: BorrowedFd<'_>, kind: i32, start: i64, length: i64) -> io::Result<()> {
     let mut range = MaybeUninit::<libc::flock>::zeroed();
     // SAFETY: an all-zero `flock` is valid (`l_pid` has to be 0); F_OFD_SETLK only reads it, and the
     // descriptor is open for the whole call.
     let answer = unsafe {
         let fields = range.as_mut_ptr();
-        (*fields).l_type = libc::F_WRLCK as libc::c_short;
+        (*fields).l_type = kind as libc::c_short;
         (*fields).l_whence = libc::SEEK_SET as libc::c_short;
-        (*fields).l_start = byte;
-        (*fields).l_len = 1;
-        libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, fields)
+        (*fields).l_start = start;
+        (*fields).l_len = length;
+        libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, fields)
     };
     match answer {
-        0 => Ok(true),
-        _ => match io::Error::last_os_error() {
-            error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
-            error => Err(error),
-        },
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
