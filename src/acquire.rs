@@ -147,6 +147,10 @@ pub fn acquire(
     let seeker = Seeker {
         path,
         rules,
+        description,
+        interrupt,
+        progress,
+        told: Told::default(),
         began,
         takeover: Takeover::new(rules),
         asked: Vec::new(),
@@ -158,12 +162,16 @@ pub fn acquire(
         caught: None,
         swept: Vec::new(),
     };
-    seeker.run(description, interrupt, progress)
+    seeker.run()
 }
 
-struct Seeker<'a> {
+struct Seeker<'a, 't> {
     path: &'a Path,
     rules: Rules,
+    description: &'a Description,
+    interrupt: &'a mut dyn Interrupt,
+    progress: &'a mut (dyn FnMut(Progress<'_>) + 't),
+    told: Told,
     began: Instant,
     takeover: Takeover,
     asked: Vec<Former>,
@@ -180,58 +188,46 @@ struct Seeker<'a> {
     swept: Vec<sweep::Ended>,
 }
 
-/// What a look at the file gave.
-enum Look {
-    /// The lock is ours, and so is the name: `before` is what was written in the file, `last` what it
-    /// says, and `mark` tells whether anything may have changed since.
-    Mine {
-        locked: Locked,
-        before: Vec<u8>,
-        last: Contents,
-        mark: (i64, u64),
-    },
-    Moved,
-    Held {
-        who: Sighting,
-        file: OpenFile,
-    },
+/// The lock is ours, and so is the name.
+struct Mine {
+    locked: Locked,
+    /// What was written in the file, and what that says.
+    before: Vec<u8>,
+    last: Contents,
+    /// Tells whether anything may have changed since ([`OpenFile::change_mark`]).
+    mark: (i64, u64),
 }
 
-impl Seeker<'_> {
-    fn run(
-        mut self,
-        description: &Description,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Outcome> {
-        let mut told = Told::default();
+/// What a look at the file gave.
+enum Look {
+    Mine(Mine),
+    Moved,
+    Held { who: Sighting, file: OpenFile },
+}
+
+impl Seeker<'_, '_> {
+    fn run(mut self) -> Result<Outcome> {
         loop {
-            match self.turn(description, &mut told, interrupt, progress) {
+            match self.turn() {
                 Ok(Some(outcome)) => return Ok(outcome),
                 Ok(None) => {}
                 Err(error) if self.must_not_leave() => {
-                    told.trouble(&error);
-                    nap([], TICK_LATER, interrupt);
+                    self.told.trouble(&error);
+                    nap([], TICK_LATER, self.interrupt);
                 }
                 Err(error) => return Err(error),
             }
-            if interrupt.interrupted() {
+            if self.interrupt.interrupted() {
                 return Ok(Outcome::Interrupted { asked: self.asked });
             }
         }
     }
 
     /// Looks, decides, does. `None`: not over yet.
-    fn turn(
-        &mut self,
-        description: &Description,
-        told: &mut Told,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Option<Outcome>> {
+    fn turn(&mut self) -> Result<Option<Outcome>> {
         let look = match (self.caught.take(), self.crowd.take()) {
             (Some(locked), _) => self.with_lock(locked)?,
-            (None, Some(crowd)) => self.look_in_a_crowd(crowd, interrupt)?,
+            (None, Some(crowd)) => self.look_in_a_crowd(crowd)?,
             (None, None) => self.look()?,
         };
         self.notice_probes(&look);
@@ -239,40 +235,32 @@ impl Seeker<'_> {
             .takeover
             .next(self.began.elapsed(), seen(&look, self.rules.mode));
         match (step, look) {
-            (
-                Step::Start,
-                Look::Mine {
-                    locked,
-                    before,
-                    last,
-                    mark,
-                },
-            ) => match self.finish(&locked, &last, interrupt, progress)? {
+            (Step::Start, Look::Mine(mine)) => match self.finish(&mine)? {
                 Some(outcome) => Ok(Some(outcome)),
-                None => self.stake(locked, (&before, last), mark, description, interrupt),
+                None => self.stake(mine),
             },
             (Step::Ask | Step::Kill, Look::Held { who, file }) => {
                 // Whoever was proven may have asked *us* before it had the lock: two who ask each
                 // other would both end.
-                if interrupt.interrupted() {
+                if self.interrupt.interrupted() {
                     return Ok(None);
                 }
-                self.signal(step, who, &file, description, progress)
+                self.signal(step, who, &file)
             }
             (Step::Sleep(until), Look::Held { who, file }) => {
-                self.sleep(&who, file, until, told, interrupt, progress)?;
+                self.sleep(&who, file, until)?;
                 self.crowd = Crowd::behind(&who, self.rules.mode, self.began.elapsed());
                 Ok(None)
             }
             (Step::Refuse(refusal), Look::Held { who, .. }) => Ok(Some(self.refused(refusal, who))),
             // The descriptor is closed, and the path looked at anew.
-            _ => self.reopen(interrupt),
+            _ => self.reopen(),
         }
     }
 
     /// Each time means that somebody replaced the file at that moment; on a file system without
     /// stable inode numbers it would never end.
-    fn reopen(&mut self, interrupt: &mut dyn Interrupt) -> Result<Option<Outcome>> {
+    fn reopen(&mut self) -> Result<Option<Outcome>> {
         self.reopened += 1;
         let bound = match self.rules.mode {
             Mode::Plain | Mode::Stop => Some(START_PATIENCE),
@@ -284,7 +272,7 @@ impl Seeker<'_> {
                 .advise("somebody replaces it all the time, or its file system has no stable inode numbers; name another path with -f PATH"));
         }
         if self.reopened > 3 {
-            nap([], TICK_EARLY, interrupt);
+            nap([], TICK_EARLY, self.interrupt);
         }
         Ok(None)
     }
@@ -324,13 +312,13 @@ impl Seeker<'_> {
     }
 
     /// Tries the lock some times, and looks at no more than the record in between.
-    fn look_in_a_crowd(&self, crowd: Crowd, interrupt: &mut dyn Interrupt) -> Result<Look> {
+    fn look_in_a_crowd(&mut self, crowd: Crowd) -> Result<Look> {
         let left = self
             .takeover
             .deadline()
             .map(|deadline| deadline.saturating_sub(self.began.elapsed()));
         let end = Instant::now() + left.map_or(crowd.span, |left| left.min(crowd.span));
-        while Instant::now() < end && !interrupt.interrupted() {
+        while Instant::now() < end && !self.interrupt.interrupted() {
             match OpenFile::open_or_create(self.path)?.try_lock()? {
                 Try::Locked(locked) => return self.with_lock(locked),
                 Try::Busy(file) => {
@@ -339,7 +327,7 @@ impl Seeker<'_> {
                     }
                 }
             }
-            nap([], crowd.pause, interrupt);
+            nap([], crowd.pause, self.interrupt);
         }
         self.look()
     }
@@ -348,24 +336,17 @@ impl Seeker<'_> {
         until.map(|until| until.saturating_sub(self.began.elapsed()))
     }
 
-    fn signal(
-        &mut self,
-        step: Step,
-        who: Sighting,
-        file: &OpenFile,
-        description: &Description,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Option<Outcome>> {
+    fn signal(&mut self, step: Step, who: Sighting, file: &OpenFile) -> Result<Option<Outcome>> {
         let Some(holder) = who.holder() else {
             return Ok(None);
         };
         let kill = step == Step::Kill;
         if !kill {
             // A takeover that cannot work harms nobody: the file must take a record.
-            file.check_room(description.room(file))?;
+            file.check_room(self.description.room(file))?;
         }
         match press(holder, if kill { Signal::KILL } else { Signal::TERM })? {
-            Pressed::Sent => self.tell_pressed(kill, holder, progress),
+            Pressed::Sent => self.tell_pressed(kill, holder),
             Pressed::Gone => self.takeover.take_back(),
             Pressed::Forbidden => {
                 return Ok(Some(self.refused(Refusal::Barred(Bar::NotPermitted), who)));
@@ -374,16 +355,11 @@ impl Seeker<'_> {
         Ok(None)
     }
 
-    fn tell_pressed(
-        &mut self,
-        kill: bool,
-        holder: &Holder,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) {
+    fn tell_pressed(&mut self, kill: bool, holder: &Holder) {
         if !kill {
             self.asked.push(former(holder));
             let kill_after = self.rules.kill_after(budget(holder));
-            return progress(Progress::Asked { holder, kill_after });
+            return (self.progress)(Progress::Asked { holder, kill_after });
         }
         if let Some(asked) = self
             .asked
@@ -392,33 +368,26 @@ impl Seeker<'_> {
         {
             asked.killed = true;
         }
-        progress(Progress::Killed { holder });
+        (self.progress)(Progress::Killed { holder });
     }
 
     /// Sleeps; a standby goes on sleeping as long as it finds nothing that concerns it.
-    fn sleep(
-        &mut self,
-        who: &Sighting,
-        mut file: OpenFile,
-        until: Option<Duration>,
-        told: &mut Told,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<()> {
+    fn sleep(&mut self, who: &Sighting, mut file: OpenFile, until: Option<Duration>) -> Result<()> {
         if let Some(standby) = &mut self.standby {
             standby.observe(who, &file)?;
         }
         loop {
-            told.waiting(who, self.left(until), progress);
+            let left = self.left(until);
+            self.told.waiting(who, left, self.progress);
             if let Some(standby) = &mut self.standby {
                 standby.prepare(who, file, &mut self.bystanders);
             }
-            self.doze(who, until, interrupt);
+            self.doze(who, until);
             let over = until.is_some_and(|until| self.began.elapsed() >= until);
             let Some(standby) = self.standby.as_mut().filter(|_| !over) else {
                 return Ok(());
             };
-            if interrupt.interrupted() {
+            if self.interrupt.interrupted() {
                 return Ok(());
             }
             file = match standby.look_again(who, self.path)? {
@@ -437,7 +406,7 @@ impl Seeker<'_> {
         self.standby.as_ref().is_none_or(Standby::is_called)
     }
 
-    fn doze(&self, who: &Sighting, until: Option<Duration>, interrupt: &mut dyn Interrupt) {
+    fn doze(&mut self, who: &Sighting, until: Option<Duration>) {
         let is_called = self.is_called();
         let ended = who.has_ended();
         let holder = who.holder().filter(|_| !ended);
@@ -451,18 +420,12 @@ impl Seeker<'_> {
         };
         let limit = until.map_or(tick, |until| until.saturating_sub(elapsed).min(tick));
         let pidfd = holder.filter(|_| is_called).map(Holder::pidfd);
-        nap(pidfd, limit, interrupt);
+        nap(pidfd, limit, self.interrupt);
     }
 
     /// Ends what a crash left. `None`: nobody is left.
-    fn finish(
-        &mut self,
-        locked: &Locked,
-        last: &Contents,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Option<Outcome>> {
-        match self.sweep(locked, last, interrupt, progress)? {
+    fn finish(&mut self, mine: &Mine) -> Result<Option<Outcome>> {
+        match self.sweep(mine)? {
             Swept::Clean(swept) => {
                 self.swept = swept;
                 Ok(None)
@@ -480,23 +443,22 @@ impl Seeker<'_> {
 
     /// Writes the record. `None`: the path changed hands meanwhile, if only for a moment, so begin
     /// again.
-    fn stake(
-        &mut self,
-        locked: Locked,
-        (before, last): (&[u8], Contents),
-        mark: (i64, u64),
-        description: &Description,
-        interrupt: &mut dyn Interrupt,
-    ) -> Result<Option<Outcome>> {
+    fn stake(&mut self, mine: Mine) -> Result<Option<Outcome>> {
+        let Mine {
+            locked,
+            before,
+            last,
+            mark,
+        } = mine;
         // Told to end before anything is written: then nothing is.
         let changed = locked.at_path()? != AtPath::Same || locked.change_mark()? != mark;
-        if interrupt.interrupted() || changed {
+        if self.interrupt.interrupted() || changed {
             return Ok(None);
         }
-        let claim = Claim::stake(locked, before, &last, description)?;
+        let claim = Claim::stake(locked, &before, &last, self.description)?;
         let written = claim.change_mark()?;
         if claim.at_path()? != AtPath::Same || claim.change_mark()? != written {
-            claim.retract(before)?;
+            claim.retract(&before)?;
             return Ok(None);
         }
         Ok(Some(Outcome::Acquired(Box::new(Acquired {
@@ -508,20 +470,22 @@ impl Seeker<'_> {
         }))))
     }
 
-    fn sweep(
-        &mut self,
-        locked: &Locked,
-        last: &Contents,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Swept> {
-        let run = Run::of(locked, last, self.saw_the_end_of(last))?;
+    fn sweep(&mut self, mine: &Mine) -> Result<Swept> {
+        let ended = self.saw_the_end_of(&mine.last);
+        let run = Run::of(&mine.locked, &mine.last, ended)?;
         if !run.may_have_survivors() {
             return Ok(Swept::Clean(Vec::new()));
         }
         let patience = self.patience_with_survivors();
+        let progress = &mut *self.progress;
         let mut tell = |survivors: &[Survivor]| progress(Progress::Ending { survivors });
-        sweep::sweep(&run, &mut self.bystanders, patience, interrupt, &mut tell)
+        sweep::sweep(
+            &run,
+            &mut self.bystanders,
+            patience,
+            self.interrupt,
+            &mut tell,
+        )
     }
 
     /// Whoever has ended the holder does not leave before what it left is ended, too: nobody would
@@ -563,12 +527,12 @@ impl Seeker<'_> {
             return Ok(Look::Moved);
         }
         let Some(earlier) = self.earlier_holder(&locked, &last)? else {
-            return Ok(Look::Mine {
+            return Ok(Look::Mine(Mine {
                 locked,
                 before,
                 last,
                 mark,
-            });
+            }));
         };
         // Let go before anything else, so that the holder can put its claim back.
         drop(locked);
@@ -653,7 +617,7 @@ impl Crowd {
 
 fn seen(look: &Look, mode: Mode) -> Seen {
     match look {
-        Look::Mine { .. } => Seen::Free,
+        Look::Mine(_) => Seen::Free,
         Look::Moved => Seen::Moved,
         Look::Held { who, .. } => Seen::Held(standing(who, mode)),
     }

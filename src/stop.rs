@@ -63,6 +63,9 @@ pub fn stop(
     // A `/proc` that shows other processes under our numbers is no place to look for anybody.
     Stat::of_this()?;
     let mut stopper = Stopper {
+        path,
+        interrupt,
+        progress,
         began,
         takeover: Takeover::new(Rules {
             mode: Mode::Stop,
@@ -71,10 +74,13 @@ pub fn stop(
         rules,
         asked: None,
     };
-    stopper.run(path, interrupt, progress)
+    stopper.run()
 }
 
-struct Stopper {
+struct Stopper<'a, 't> {
+    path: &'a Path,
+    interrupt: &'a mut dyn Interrupt,
+    progress: &'a mut (dyn FnMut(Progress<'_>) + 't),
     began: Instant,
     rules: Rules,
     takeover: Takeover,
@@ -88,23 +94,18 @@ struct Target {
     uid: u32,
 }
 
-impl Stopper {
-    fn run(
-        &mut self,
-        path: &Path,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Stopped> {
+impl Stopper<'_, '_> {
+    fn run(&mut self) -> Result<Stopped> {
         loop {
-            let view = view::look(path)?;
+            let view = view::look(self.path)?;
             let who = match view.state {
                 State::Free => return Ok(Stopped::Nothing(view)),
-                State::Crashed => return self.clear(view, interrupt, progress),
+                State::Crashed => return self.clear(view),
                 State::Held(holder) | State::Removed(holder) => {
-                    return self.end(&Sighting::Proven(holder), path, interrupt, progress);
+                    return self.end(&Sighting::Proven(holder));
                 }
                 State::Ending(holder) => {
-                    return self.end(&Sighting::Ending(holder), path, interrupt, progress);
+                    return self.end(&Sighting::Ending(holder));
                 }
                 State::Starting(Some(locker)) => Sighting::Starting(locker),
                 State::Starting(None) => Sighting::Invisible(None),
@@ -115,7 +116,7 @@ impl Stopper {
                 self.began.elapsed(),
                 Seen::Held(acquire::standing(&who, Mode::Stop)),
             ) {
-                Step::Sleep(_) => nap(None, Duration::from_millis(20), interrupt),
+                Step::Sleep(_) => nap(None, Duration::from_millis(20), self.interrupt),
                 Step::Refuse(refusal) => {
                     return Ok(Stopped::Refused(Refused::By {
                         refusal,
@@ -125,20 +126,14 @@ impl Stopper {
                 }
                 Step::Start | Step::Reopen | Step::Ask | Step::Kill => {}
             }
-            if interrupt.interrupted() {
+            if self.interrupt.interrupted() {
                 return Ok(Stopped::Interrupted(Vec::new()));
             }
         }
     }
 
     /// Presses one proven holder until it is gone.
-    fn end(
-        &mut self,
-        who: &Sighting,
-        path: &Path,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Stopped> {
+    fn end(&mut self, who: &Sighting) -> Result<Stopped> {
         let Some(holder) = who.holder() else {
             unreachable!("only the proven get here")
         };
@@ -156,7 +151,7 @@ impl Stopper {
                 .next(self.began.elapsed(), Seen::Held(standing));
             match step {
                 Step::Ask | Step::Kill => {
-                    if self.press(step, holder, progress)? {
+                    if self.press(step, holder)? {
                         return Ok(self.refused(Refusal::Barred(Bar::NotPermitted), holder));
                     }
                 }
@@ -168,24 +163,24 @@ impl Stopper {
                         && elapsed > Duration::from_millis(500)
                     {
                         told = Some(Instant::now());
-                        progress(Progress::Waiting { who, left });
+                        (self.progress)(Progress::Waiting { who, left });
                     }
                     nap(
                         Some(holder.pidfd()),
                         left.unwrap_or(LAST_STEPS).min(LAST_STEPS),
-                        interrupt,
+                        self.interrupt,
                     );
                 }
                 Step::Start | Step::Reopen => {}
             }
-            if interrupt.interrupted() {
+            if self.interrupt.interrupted() {
                 return Ok(Stopped::Interrupted(
                     self.asked.take().into_iter().collect(),
                 ));
             }
         }
         doze_until_exit(holder);
-        self.finish(target, path, interrupt, progress)
+        self.finish(target)
     }
 
     fn refused(&mut self, refusal: Refusal, holder: &Holder) -> Stopped {
@@ -198,24 +193,19 @@ impl Stopper {
     }
 
     /// Sends TERM or KILL. `true`: it is not ours to signal.
-    fn press(
-        &mut self,
-        step: Step,
-        holder: &Holder,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<bool> {
+    fn press(&mut self, step: Step, holder: &Holder) -> Result<bool> {
         let kill = step == Step::Kill;
         match acquire::press(holder, if kill { Signal::KILL } else { Signal::TERM })? {
             Pressed::Sent if kill => {
                 if let Some(asked) = &mut self.asked {
                     asked.killed = true;
                 }
-                progress(Progress::Killed { holder });
+                (self.progress)(Progress::Killed { holder });
             }
             Pressed::Sent => {
                 self.asked = Some(acquire::former(holder));
                 let budget = holder.record().and_then(|record| record.stop_timeout);
-                progress(Progress::Asked {
+                (self.progress)(Progress::Asked {
                     holder,
                     kill_after: self.rules.kill_after(budget),
                 });
@@ -229,32 +219,27 @@ impl Stopper {
 
     /// The holder is gone. If it could not say so itself, its payload is ended here, without the
     /// lock: a run id is never used twice.
-    fn finish(
-        &mut self,
-        target: Target,
-        path: &Path,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Stopped> {
+    fn finish(&mut self, target: Target) -> Result<Stopped> {
         let holder = self.asked.take().unwrap_or(target.former);
         let mut swept = Vec::new();
         if let Some(record) = holder.record.clone() {
-            let unmarked = is_unmarked(path, &record);
+            let unmarked = is_unmarked(self.path, &record);
             let last = Contents::Record(Box::new(record));
             if unmarked || holder.killed {
-                let file = OpenFile::open_existing(path)?.filter(|file| file.id() == target.file);
+                let file =
+                    OpenFile::open_existing(self.path)?.filter(|file| file.id() == target.file);
                 let run = match &file {
                     Some(file) => Run::of(file, &last, false)?,
-                    None => Run::of_holder(&last, path, target.uid)?,
+                    None => Run::of_holder(&last, self.path, target.uid)?,
                 };
-                match self.sweep(&run, interrupt, progress)? {
+                match self.sweep(&run)? {
                     Ok(ended) => swept = ended,
                     Err(other) => return Ok(*other),
                 }
-                mark_ended(path, &last)?;
+                mark_ended(self.path, &last)?;
             }
         }
-        let successor = successor(path, holder.pid);
+        let successor = successor(self.path, holder.pid);
         Ok(Stopped::Gone(Box::new(Gone {
             holder,
             swept,
@@ -263,17 +248,12 @@ impl Stopper {
         })))
     }
 
-    fn clear(
-        &mut self,
-        view: View,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Stopped> {
+    fn clear(&mut self, view: View) -> Result<Stopped> {
         let Some(file) = OpenFile::open_existing(&view.path)? else {
             return Ok(Stopped::Nothing(view));
         };
         let run = Run::of(&file, &view.contents, false)?;
-        let ended = match self.sweep(&run, interrupt, progress)? {
+        let ended = match self.sweep(&run)? {
             Ok(ended) => ended,
             Err(other) => return Ok(*other),
         };
@@ -285,21 +265,17 @@ impl Stopper {
         })
     }
 
-    fn sweep(
-        &self,
-        run: &Run<'_>,
-        interrupt: &mut dyn Interrupt,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Result<Vec<sweep::Ended>, Box<Stopped>>> {
+    fn sweep(&mut self, run: &Run<'_>) -> Result<Result<Vec<sweep::Ended>, Box<Stopped>>> {
         let left = |deadline: Duration| deadline.saturating_sub(self.began.elapsed());
         let bound = self.takeover.deadline().map_or(START_PATIENCE, left);
         let patience = Patience {
             deadline: Instant::now().checked_add(bound.max(sweep::LEAST_TIME)),
             hurry: true,
         };
+        let progress = &mut *self.progress;
         let mut tell = |survivors: &[Survivor]| progress(Progress::Ending { survivors });
         let mut bystanders = Bystanders::unknown();
-        let swept = sweep::sweep(run, &mut bystanders, patience, interrupt, &mut tell)?;
+        let swept = sweep::sweep(run, &mut bystanders, patience, self.interrupt, &mut tell)?;
         Ok(match swept {
             Swept::Clean(ended) => Ok(ended),
             Swept::Interrupted => Err(Box::new(Stopped::Interrupted(Vec::new()))),
