@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::bystanders::Bystanders;
 use crate::claim::{Claim, Description};
+use crate::held;
 use crate::holder::{self, Holder, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
 use crate::process::{self, Pid};
@@ -560,7 +561,7 @@ impl Seeker<'_, '_> {
         if named && (self.saw_the_end_of(last) || !lives()) {
             return Ok(None);
         }
-        holder::holder_of_earlier_file(locked.path(), Some(locked.id()))
+        held::holder_of_earlier_file(locked.path(), Some(locked.id()))
     }
 
     /// Whether a pidfd told the end of the gateway that wrote this.

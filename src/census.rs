@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::held;
 use crate::holder::{self, Holder};
 use crate::kernel_locks::{LockLine, parse_locks, printed_device, table_of_locks};
 use crate::lock::{FileId, open_unseen};
@@ -123,7 +124,7 @@ impl<'t> Census<'t> {
     /// are not at their paths any more.
     fn others(self) -> impl Iterator<Item = Holder> {
         let unexplained = self.lines.into_iter().filter(|(_, explained)| !explained);
-        holder::holders_among(unexplained.map(|(line, _)| line.pid).collect())
+        held::holders_among(unexplained.map(|(line, _)| line.pid).collect())
     }
 }
 

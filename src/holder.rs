@@ -12,24 +12,19 @@
 //! Device numbers printed in `/proc` differ from `stat`'s on btrfs and others, and are only ever
 //! compared with each other.
 
-use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::descriptors::{
-    Descriptors, LockedFile, Taking, descriptor_with_lock, locked_files, own_descriptor_with_lock,
-};
-use crate::kernel_locks::{parse_locks, table_of_locks};
+use crate::descriptors::{Descriptors, Taking, descriptor_with_lock, own_descriptor_with_lock};
 use crate::kernel_locks::{printed_device, takers};
-use crate::lock::{Authority, Features, FileId, OpenFile};
+use crate::lock::{Authority, FileId, OpenFile};
 use crate::process::{self, Pid, Pinned, Stat};
 use crate::process_table;
-use crate::procfs::{read_bounded, unless_absent};
 use crate::record::{Contents, Record};
 use crate::signal::Signal;
-use crate::{Error, Result};
+use crate::{Error, Result, roots};
 
 /// A process proven to have the lock, and pinned.
 #[derive(Debug)]
@@ -157,7 +152,7 @@ impl Holder {
     /// Whether its paths are not ours: it lives in another root directory, or we may not look.
     #[must_use]
     pub fn is_in_another_root(&self) -> bool {
-        !has_our_root(self.pid())
+        !roots::has_our_root(self.pid())
     }
 
     /// Whether it has ended.
@@ -392,6 +387,14 @@ fn has_its_number(pid: Pid, record: &Record) -> bool {
         && process::innermost_pid(pid) == Some(record.pid)
 }
 
+/// The process as the holder of a file that it has locked itself, if the record names both.
+pub(crate) fn prove_taker(pid: Pid, record: &Record, file: FileId) -> Option<Holder> {
+    if !names_file(record, file) {
+        return None;
+    }
+    prove(pid, Named::Record(record), file, Evidence::OwnDescriptor).ok()?
+}
+
 /// How it is shown that the process has the lock, if it is.
 fn way(pid: Pid, file: FileId, evidence: Evidence<'_>) -> Option<Way> {
     let taking = match evidence {
@@ -412,7 +415,7 @@ fn way(pid: Pid, file: FileId, evidence: Evidence<'_>) -> Option<Way> {
 fn pin(pid: Pid) -> Result<Option<Pinned>> {
     Pinned::open_shown(pid).map_err(|error| {
         let what = format!("cannot open a pidfd on pid {pid} and find it in /proc/self/fdinfo");
-        let told = crate::Error::system(what).because(error);
+        let told = Error::system(what).because(error);
         told.advise(
             "without pidfd_open(2) (Linux 5.3, and not filtered by seccomp) nobody can be proven",
         )
@@ -447,7 +450,7 @@ pub fn numbers_mean_the_same(record: &Record) -> bool {
 }
 
 /// Whether a process is a gateway, by its executable.
-fn is_gateway(pid: Pid) -> bool {
+pub(crate) fn is_gateway(pid: Pid) -> bool {
     let Some(path) = process::executable(pid) else {
         return false;
     };
@@ -470,193 +473,6 @@ fn find_locker(file: FileId, takers: &[Pid]) -> Option<Pid> {
     })
 }
 
-/// A process that took the exclusive lock on a file, with what is written in that.
-struct Held {
-    file: LockedFile,
-    contents: Contents,
-}
-
-impl Held {
-    fn pid(&self) -> Pid {
-        self.file.pid
-    }
-
-    /// The gateway that holds this file, if the record in it names the file and the process.
-    fn into_holder(self) -> Option<Holder> {
-        let record = self.contents.record()?;
-        let id = self.file.features.id;
-        if !names_file(record, id) {
-            return None;
-        }
-        prove(
-            self.pid(),
-            Named::Record(record),
-            id,
-            Evidence::OwnDescriptor,
-        )
-        .ok()?
-    }
-}
-
-/// The files of one process that are worth it, opened and read.
-fn files_held_by(pid: Pid, worth: impl Fn(&LockedFile) -> bool) -> io::Result<Vec<Held>> {
-    let mut held = Vec::new();
-    for file in locked_files(pid)?.into_iter().filter(|file| worth(file)) {
-        let contents = unless_absent(file.read())?;
-        held.extend(contents.map(|contents| Held { file, contents }));
-    }
-    Ok(held)
-}
-
-fn our_mounts() -> Vec<u8> {
-    read_bounded("/proc/self/mountinfo", 16 << 20).unwrap_or_default()
-}
-
-/// A live holder of an earlier file of this path: removed, renamed away, or replaced.
-///
-/// It took the lock itself, its record must name the file it holds and our path, and its directory
-/// must be the one that our file is in, seen from its own root: link texts and device numbers alike
-/// coincide between containers. The file must be of somebody who can have made it there. A gateway on
-/// a removed file of this path without such a record is starting, or its record was overwritten: it
-/// will look at the path itself. Whom we may not look at is not found: the manual says so. Nor is who
-/// has a file of a server or of a FUSE program, unless our directory is on that, too.
-///
-/// # Errors
-/// Somebody could not be looked at just now, and might be it.
-pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Option<Sighting>> {
-    let cannot = |error| {
-        Error::system("cannot look through /proc for the holder of an earlier pid file")
-            .because(error)
-            .advise("where /proc is missing, mount it (mount -t proc proc /proc)")
-    };
-    let name = Name::of(path);
-    let this = Pid::this();
-    let mut starting = None;
-    for pid in process_table::all()
-        .map_err(cannot)?
-        .into_iter()
-        .filter(|pid| *pid != this)
-    {
-        let worth =
-            |found: &LockedFile| Some(found.features.id) != file && name.may_have_had(found);
-        for held in files_held_by(pid, worth).map_err(cannot)? {
-            if name.is_of(&held) {
-                let alive =
-                    |holder: &Holder| holder.record().is_some_and(|record| record.end.is_none());
-                if let Some(holder) = held.into_holder().filter(alive) {
-                    return Ok(Some(Sighting::Proven(holder)));
-                }
-            } else if name.was_of_undescribed(&held) {
-                starting = Some(Sighting::Starting(Locker {
-                    pid,
-                    argv: process::argv(pid),
-                }));
-            }
-        }
-    }
-    Ok(starting)
-}
-
-/// The pid file's name, and the directory that it is a name in.
-struct Name<'a> {
-    path: &'a Path,
-    directory: Option<Features>,
-    /// Read when it is needed.
-    mounts: OnceCell<Vec<u8>>,
-}
-
-impl<'a> Name<'a> {
-    fn of(path: &'a Path) -> Self {
-        Self {
-            path,
-            directory: path.parent().and_then(|parent| Features::at(parent).ok()),
-            mounts: OnceCell::new(),
-        }
-    }
-
-    /// Whether a file can have had this name, as far as is known without opening it.
-    fn may_have_had(&self, found: &LockedFile) -> bool {
-        (self.can_be_made_by(found.features.owner) || self.was_removed_here(found))
-            && self.will_answer(found)
-    }
-
-    /// Root, the directory's owner, and we; anybody where others may write it, too. Everybody else can
-    /// lock a file of their own and write our path into it, and must not keep us from starting by that.
-    fn can_be_made_by(&self, owner: u32) -> bool {
-        let in_directory =
-            |directory: Features| directory.owner == owner || directory.mode & 0o022 != 0;
-        owner == 0
-            || owner == rustix::process::geteuid().as_raw()
-            || self.directory.is_some_and(in_directory)
-    }
-
-    /// The directory may be another one by now, or the file was given to its owner: the kernel's word
-    /// is as good.
-    fn was_removed_here(&self, found: &LockedFile) -> bool {
-        found.was_removed_from(self.path) && found.has_a_true_path()
-    }
-
-    /// Whether to open it asks nobody whom we do not depend on anyway.
-    fn will_answer(&self, found: &LockedFile) -> bool {
-        let dev = found.features.id.dev;
-        self.directory
-            .is_some_and(|directory| directory.id.dev == dev)
-            || !found.is_remote(self.mounts.get_or_init(our_mounts))
-    }
-
-    /// A gateway on a removed file of this name that has not described itself.
-    fn was_of_undescribed(&self, held: &Held) -> bool {
-        held.file.was_removed_from(self.path)
-            && held.contents.record().is_none()
-            && is_gateway(held.pid())
-            && sees_our_directory(held.pid(), self.path)
-    }
-
-    fn is_of(&self, held: &Held) -> bool {
-        let Some(record) = held.contents.record() else {
-            return false;
-        };
-        let theirs = record.path();
-        if theirs.file_name() != self.path.file_name() {
-            return false;
-        }
-        match (self.directory, theirs.parent()) {
-            (Some(directory), Some(parent)) => {
-                FileId::at(&seen_by(held.pid(), parent)).is_ok_and(|id| id == directory.id)
-            }
-            // The directory is gone, too: the path means the same where the root is the same.
-            (None, _) => theirs == self.path && has_our_root(held.pid()),
-            (Some(_), None) => false,
-        }
-    }
-}
-
-/// Whether a process sees, at this path's directory, the directory that we see there.
-#[must_use]
-pub fn sees_our_directory(pid: Pid, path: &Path) -> bool {
-    let Some(parent) = path.parent() else {
-        return false;
-    };
-    is_one_directory(pid, parent)
-}
-
-fn has_our_root(pid: Pid) -> bool {
-    is_one_directory(pid, Path::new("/"))
-}
-
-fn is_one_directory(pid: Pid, path: &Path) -> bool {
-    let theirs = FileId::at(&seen_by(pid, path));
-    matches!((theirs, FileId::at(path)), (Ok(theirs), Ok(ours)) if theirs == ours)
-}
-
-/// What a process finds at an absolute path: it starts from its own root (proc_pid_root(5)).
-fn seen_by(pid: Pid, path: &Path) -> PathBuf {
-    Path::new("/proc")
-        .join(pid.to_string())
-        .join("root")
-        .join(path.strip_prefix("/").unwrap_or(path))
-}
-
 /// The holder that a record names, proven in the second way alone: `/proc/locks` prints `taker` as the
 /// taker of the lock on this file, whose device it prints as `device`. For a look at many files.
 #[must_use]
@@ -676,42 +492,6 @@ pub fn named_taker(record: &Record, file: FileId, taker: Pid, device: &str) -> O
             device: device.to_owned(),
         },
     })
-}
-
-/// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
-/// table names it.
-pub fn all_holders() -> impl Iterator<Item = Holder> {
-    let takers = parse_locks(&table_of_locks())
-        .map(|line| line.pid)
-        .collect();
-    holders_among(takers)
-}
-
-/// The gateways among these takers of locks, by what they hold.
-pub fn holders_among(mut takers: Vec<Pid>) -> impl Iterator<Item = Holder> {
-    takers.sort_unstable();
-    takers.dedup();
-    let others = takers.into_iter().filter(|pid| *pid != Pid::this());
-    let mounts = our_mounts();
-    // A dead server must not keep the others from being listed.
-    let worth = move |file: &LockedFile| !file.is_remote(&mounts) || is_gateway(file.pid);
-    others
-        .flat_map(move |pid| files_held_by(pid, &worth).unwrap_or_default())
-        .filter_map(Held::into_holder)
-}
-
-/// Whether the run that wrote the record goes on: then the record is a copy, and no crash.
-#[must_use]
-pub fn still_runs(record: &Record) -> bool {
-    if numbers_mean_the_same(record) {
-        return lives(record);
-    }
-    let same_run = |holder: Holder| {
-        holder
-            .record()
-            .is_some_and(|theirs| theirs.run_id == record.run_id)
-    };
-    all_holders().any(same_run)
 }
 
 /// Whether the process that the record names lives. One that is on its way out has let go of what

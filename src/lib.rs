@@ -38,8 +38,9 @@
 //! acquire, payload
 //! claim, sweep, view
 //! standby, survivors
+//! held
 //! bell, holder, seats
-//! descriptors
+//! descriptors, roots
 //! bystanders, lock, place
 //! directory, marks
 //! unusable
@@ -80,6 +81,7 @@ pub mod course;
 mod descriptors;
 pub mod directory;
 mod error;
+pub mod held;
 pub mod holder;
 mod kernel_locks;
 pub mod lock;
@@ -92,6 +94,7 @@ pub mod process;
 pub mod process_table;
 mod procfs;
 pub mod record;
+pub mod roots;
 pub mod seats;
 pub mod signal;
 pub mod signals;

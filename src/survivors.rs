@@ -21,9 +21,10 @@ use crate::lock::{Authority, OpenFile};
 use crate::marks::{gateway_of, has_run_id};
 use crate::process::{self, Environ, Pid, Pinned, Stat};
 use crate::record::{self, Contents, Record};
+use crate::roots::sees_our_directory;
 use crate::signal::Signal;
 use crate::variables::PID_FILE;
-use crate::{Result, holder};
+use crate::{Result, held, holder};
 
 /// No more survivors than this are pinned at a time: each costs a descriptor.
 const MOST_PINNED: usize = 256;
@@ -310,7 +311,7 @@ impl<'a> Run<'a> {
         environ.get(PID_FILE) == Some(path.as_os_str().as_bytes())
             && process::pid_namespace(stat.pid)
                 .is_some_and(|theirs| process::own_pid_namespace() == Some(theirs))
-            && holder::sees_our_directory(stat.pid, path)
+            && sees_our_directory(stat.pid, path)
             && gateway_of(environ).is_some_and(|pid| is_gone(pid, stat))
     }
 }
@@ -359,7 +360,7 @@ fn crashed(last: &Contents, ended: bool) -> Result<Option<&Record>> {
     let Some(record) = last.record().filter(unended) else {
         return Ok(None);
     };
-    let crashed = record.boot_id == process::boot_id()? && (ended || !holder::still_runs(record));
+    let crashed = record.boot_id == process::boot_id()? && (ended || !held::still_runs(record));
     Ok(crashed.then_some(record))
 }
 

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Result;
+use crate::held;
 use crate::holder::{self, Holder, Locker, Sighting};
 use crate::lock::{FileId, OpenFile};
 use crate::process::{self, Pid};
 use crate::record::{Contents, Record};
+use crate::roots::seen_by;
 use crate::wait::{Watched, sleep};
 
 /// How long somebody who has been killed is given to be gone.
@@ -103,10 +105,8 @@ pub(crate) fn is_elsewhere(holder: &Holder, path: &Path) -> bool {
     if matches!(leads_to_it(path), Ok(true)) {
         return false;
     }
-    let root = PathBuf::from(format!("/proc/{}/root", holder.pid()));
-    let inside = path.strip_prefix("/").unwrap_or(path);
     // Where its root may not be looked through, it is not ours.
-    leads_to_it(&root.join(inside)).unwrap_or_else(|_| holder.is_in_another_root())
+    leads_to_it(&seen_by(holder.pid(), path)).unwrap_or_else(|_| holder.is_in_another_root())
 }
 
 /// Looks at the pid file at an absolute path. Waits no more than 200 ms, for a holder that has just
@@ -171,7 +171,7 @@ fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
         });
     }
     if !file.names_itself(contents)
-        && let Some(who) = holder::holder_of_earlier_file(file.path(), Some(file.id()))?
+        && let Some(who) = held::holder_of_earlier_file(file.path(), Some(file.id()))?
     {
         return Ok(elsewhere(who));
     }
@@ -190,7 +190,7 @@ pub(crate) fn unlocked(contents: &Contents) -> State {
 }
 
 fn is_a_copy(record: &Record) -> bool {
-    process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id) && holder::still_runs(record)
+    process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id) && held::still_runs(record)
 }
 
 /// Somebody who holds a file that is not at the path.
@@ -204,7 +204,7 @@ fn elsewhere(who: Sighting) -> State {
 
 fn look_at_nothing(path: &Path) -> Result<View> {
     let path = canonical_name(path);
-    let state = holder::holder_of_earlier_file(&path, None)?.map_or(State::Free, elsewhere);
+    let state = held::holder_of_earlier_file(&path, None)?.map_or(State::Free, elsewhere);
     Ok(View {
         path,
         state,

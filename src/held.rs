@@ -1,0 +1,203 @@
+//! The files that processes have locked, and the gateways behind them: found where no path leads.
+
+use std::cell::OnceCell;
+use std::io;
+use std::path::Path;
+
+use crate::descriptors::{LockedFile, locked_files};
+use crate::holder::{self, Holder, Locker, Sighting, is_gateway};
+use crate::kernel_locks::{parse_locks, table_of_locks};
+use crate::lock::{Features, FileId};
+use crate::process::{self, Pid};
+use crate::process_table;
+use crate::procfs::{read_bounded, unless_absent};
+use crate::record::{Contents, Record};
+use crate::roots::{has_our_root, seen_by, sees_our_directory};
+use crate::{Error, Result};
+
+/// A process that took the exclusive lock on a file, with what is written in that.
+struct Held {
+    file: LockedFile,
+    contents: Contents,
+}
+
+impl Held {
+    fn pid(&self) -> Pid {
+        self.file.pid
+    }
+
+    /// The gateway that holds this file, if the record in it names the file and the process.
+    fn into_holder(self) -> Option<Holder> {
+        let record = self.contents.record()?;
+        holder::prove_taker(self.pid(), record, self.file.features.id)
+    }
+}
+
+/// The files of one process that are worth it, opened and read.
+fn files_held_by(pid: Pid, worth: impl Fn(&LockedFile) -> bool) -> io::Result<Vec<Held>> {
+    let mut held = Vec::new();
+    for file in locked_files(pid)?.into_iter().filter(|file| worth(file)) {
+        let contents = unless_absent(file.read())?;
+        held.extend(contents.map(|contents| Held { file, contents }));
+    }
+    Ok(held)
+}
+
+fn our_mounts() -> Vec<u8> {
+    read_bounded("/proc/self/mountinfo", 16 << 20).unwrap_or_default()
+}
+
+/// A live holder of an earlier file of this path: removed, renamed away, or replaced.
+///
+/// It took the lock itself, its record must name the file it holds and our path, and its directory
+/// must be the one that our file is in, seen from its own root: link texts and device numbers alike
+/// coincide between containers. The file must be of somebody who can have made it there. A gateway on
+/// a removed file of this path without such a record is starting, or its record was overwritten: it
+/// will look at the path itself. Whom we may not look at is not found: the manual says so. Nor is who
+/// has a file of a server or of a FUSE program, unless our directory is on that, too.
+///
+/// # Errors
+/// Somebody could not be looked at just now, and might be it.
+pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Option<Sighting>> {
+    let cannot = |error| {
+        Error::system("cannot look through /proc for the holder of an earlier pid file")
+            .because(error)
+            .advise("where /proc is missing, mount it (mount -t proc proc /proc)")
+    };
+    let name = Name::of(path);
+    let this = Pid::this();
+    let mut starting = None;
+    for pid in process_table::all()
+        .map_err(cannot)?
+        .into_iter()
+        .filter(|pid| *pid != this)
+    {
+        let worth =
+            |found: &LockedFile| Some(found.features.id) != file && name.may_have_had(found);
+        for held in files_held_by(pid, worth).map_err(cannot)? {
+            if name.is_of(&held) {
+                let alive =
+                    |holder: &Holder| holder.record().is_some_and(|record| record.end.is_none());
+                if let Some(holder) = held.into_holder().filter(alive) {
+                    return Ok(Some(Sighting::Proven(holder)));
+                }
+            } else if name.was_of_undescribed(&held) {
+                starting = Some(Sighting::Starting(Locker {
+                    pid,
+                    argv: process::argv(pid),
+                }));
+            }
+        }
+    }
+    Ok(starting)
+}
+
+/// The pid file's name, and the directory that it is a name in.
+struct Name<'a> {
+    path: &'a Path,
+    directory: Option<Features>,
+    /// Read when it is needed.
+    mounts: OnceCell<Vec<u8>>,
+}
+
+impl<'a> Name<'a> {
+    fn of(path: &'a Path) -> Self {
+        Self {
+            path,
+            directory: path.parent().and_then(|parent| Features::at(parent).ok()),
+            mounts: OnceCell::new(),
+        }
+    }
+
+    /// Whether a file can have had this name, as far as is known without opening it.
+    fn may_have_had(&self, found: &LockedFile) -> bool {
+        (self.can_be_made_by(found.features.owner) || self.was_removed_here(found))
+            && self.will_answer(found)
+    }
+
+    /// Root, the directory's owner, and we; anybody where others may write it, too. Everybody else can
+    /// lock a file of their own and write our path into it, and must not keep us from starting by that.
+    fn can_be_made_by(&self, owner: u32) -> bool {
+        let in_directory =
+            |directory: Features| directory.owner == owner || directory.mode & 0o022 != 0;
+        owner == 0
+            || owner == rustix::process::geteuid().as_raw()
+            || self.directory.is_some_and(in_directory)
+    }
+
+    /// The directory may be another one by now, or the file was given to its owner: the kernel's word
+    /// is as good.
+    fn was_removed_here(&self, found: &LockedFile) -> bool {
+        found.was_removed_from(self.path) && found.has_a_true_path()
+    }
+
+    /// Whether to open it asks nobody whom we do not depend on anyway.
+    fn will_answer(&self, found: &LockedFile) -> bool {
+        let dev = found.features.id.dev;
+        self.directory
+            .is_some_and(|directory| directory.id.dev == dev)
+            || !found.is_remote(self.mounts.get_or_init(our_mounts))
+    }
+
+    /// A gateway on a removed file of this name that has not described itself.
+    fn was_of_undescribed(&self, held: &Held) -> bool {
+        held.file.was_removed_from(self.path)
+            && held.contents.record().is_none()
+            && is_gateway(held.pid())
+            && sees_our_directory(held.pid(), self.path)
+    }
+
+    fn is_of(&self, held: &Held) -> bool {
+        let Some(record) = held.contents.record() else {
+            return false;
+        };
+        let theirs = record.path();
+        if theirs.file_name() != self.path.file_name() {
+            return false;
+        }
+        match (self.directory, theirs.parent()) {
+            (Some(directory), Some(parent)) => {
+                FileId::at(&seen_by(held.pid(), parent)).is_ok_and(|id| id == directory.id)
+            }
+            // The directory is gone, too: the path means the same where the root is the same.
+            (None, _) => theirs == self.path && has_our_root(held.pid()),
+            (Some(_), None) => false,
+        }
+    }
+}
+
+/// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
+/// table names it.
+pub fn all_holders() -> impl Iterator<Item = Holder> {
+    let takers = parse_locks(&table_of_locks())
+        .map(|line| line.pid)
+        .collect();
+    holders_among(takers)
+}
+
+/// The gateways among these takers of locks, by what they hold.
+pub fn holders_among(mut takers: Vec<Pid>) -> impl Iterator<Item = Holder> {
+    takers.sort_unstable();
+    takers.dedup();
+    let others = takers.into_iter().filter(|pid| *pid != Pid::this());
+    let mounts = our_mounts();
+    // A dead server must not keep the others from being listed.
+    let worth = move |file: &LockedFile| !file.is_remote(&mounts) || is_gateway(file.pid);
+    others
+        .flat_map(move |pid| files_held_by(pid, &worth).unwrap_or_default())
+        .filter_map(Held::into_holder)
+}
+
+/// Whether the run that wrote the record goes on: then the record is a copy, and no crash.
+#[must_use]
+pub fn still_runs(record: &Record) -> bool {
+    if holder::numbers_mean_the_same(record) {
+        return holder::lives(record);
+    }
+    let same_run = |holder: Holder| {
+        holder
+            .record()
+            .is_some_and(|theirs| theirs.run_id == record.run_id)
+    };
+    all_holders().any(same_run)
+}
