@@ -160,6 +160,15 @@ impl Bystanders {
         Family::of(self.listed.iter().filter(unknown).map(|(pid, _)| *pid))
     }
 
+    /// Whether everybody who is there now was there at the last look, too ([`Self::all_others`]).
+    ///
+    /// # Errors
+    /// They cannot be listed just now.
+    pub fn nobody_came(&mut self) -> io::Result<bool> {
+        let now = self.table()?.list()?;
+        Ok(now.iter().all(|who| self.listed.binary_search(who).is_ok()))
+    }
+
     /// These were looked at, and are no part of any run under the pid file. The young ones are
     /// looked at again all the same.
     pub fn learn<'a>(&mut self, strangers: impl IntoIterator<Item = &'a Stat>) {
@@ -319,6 +328,21 @@ mod tests {
         grow(&[&holder, &young]);
         bystanders.note(holder.pid(), &record, &|| true);
         assert!(!others(&mut bystanders).contains(&young.pid()));
+    }
+
+    #[test]
+    fn who_came_since_the_last_look_is_noticed_and_who_went_is_not() {
+        let mut bystanders = Bystanders::unknown();
+        // Others come and go beside this test.
+        let mut looks = 0..1000;
+        assert!(looks.any(|_| {
+            let gone = sleeper(&[]);
+            others(&mut bystanders);
+            drop(gone);
+            bystanders.nobody_came().unwrap()
+        }));
+        let _newborn = sleeper(&[]);
+        assert!(!bystanders.nobody_came().unwrap());
     }
 
     #[test]

@@ -131,7 +131,7 @@ struct Sweep<'a> {
     killing: bool,
     tell_at: Duration,
     looks: u32,
-    /// The pid that had been handed out last before the last look, if nobody was born during it.
+    /// The pid that had been handed out last before the last look, if that saw everybody.
     quiet_since: Option<Pid>,
     blind: bool,
 }
@@ -172,17 +172,15 @@ impl<'a> Sweep<'a> {
 
     /// Everybody of the last look is gone, and nobody was born since it began.
     fn is_known_to_be_over(&mut self) -> bool {
-        let newest = self.quiet_since;
-        let over = newest.is_some() && self.left.iter().all(Survivor::is_gone);
-        if over && newest == self.bystanders.newest() {
+        let over = self.left.iter().all(Survivor::is_gone) && self.is_quiet();
+        if over {
             self.left.clear();
-            return true;
         }
-        false
+        over
     }
 
     /// Somebody may have been born behind the look's back, and its parent have ended before it: only
-    /// a look during which nobody was born is sure. On a busy machine none is. `false`: look later.
+    /// a look since which nobody was born is sure. On a busy machine none is. `false`: look later.
     fn look_until_quiet(&mut self) -> Result<bool> {
         loop {
             let before = self.bystanders.newest();
@@ -190,16 +188,24 @@ impl<'a> Sweep<'a> {
                 return Ok(false);
             };
             self.looks += 1;
-            let quiet = whole && before.is_some() && self.bystanders.newest() == before;
-            self.quiet_since = before.filter(|_| quiet);
+            self.quiet_since = before.filter(|_| whole);
             let again = self.left.is_empty()
-                && self.quiet_since.is_none()
                 && self.looks < MOST_LOOKS
-                && self.run.may_have_survivors();
+                && self.run.may_have_survivors()
+                && !self.is_quiet();
             if !again {
                 return Ok(true);
             }
         }
+    }
+
+    /// Whether nobody was born since the last look began, if that saw everybody: no number was handed out,
+    /// and nobody has come to be seen who had one already. (A child has its number long before it can be
+    /// seen, and its parent can be seen until then: `copy_process` in the kernel's `kernel/fork.c`.)
+    fn is_quiet(&mut self) -> bool {
+        self.quiet_since.is_some()
+            && self.quiet_since == self.bystanders.newest()
+            && self.bystanders.nobody_came().is_ok_and(|nobody| nobody)
     }
 
     /// Finds who is left now, and tells whether that is everybody. `None`: it could not be looked,

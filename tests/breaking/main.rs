@@ -11,6 +11,7 @@
 mod harness;
 
 mod attackers;
+mod births;
 mod borders;
 mod confine;
 mod detectors;

@@ -24,8 +24,8 @@ pub use canary::{Canary, assert_heard_nothing};
 pub use lock::{Locker, lockers};
 pub use payload::{LISTENER, Payload};
 pub use process::{
-    End, Output, Process, descendants, end_all_of, environment, exists, kill, members_of_scene,
-    remember, signal, stat_field, state, variable,
+    End, Output, Process, descendants, end_all_of, environment, exists, has_pending, kill,
+    members_of_scene, remember, signal, stat_field, state, variable,
 };
 pub use record::Record;
 pub use scene::{Footprint, Scene, set_mode};

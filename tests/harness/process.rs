@@ -281,6 +281,14 @@ pub fn state(number: u32) -> Option<char> {
     stat_field(number, 3)?.chars().next()
 }
 
+/// Whether this signal was sent to the process, which blocks it (proc_pid_status(5), `ShdPnd`).
+pub fn has_pending(number: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{number}/status")).unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    set.is_some_and(|set| set & 1 << (signal.as_raw() - 1) != 0)
+}
+
 /// Whether a process is there and runs; a zombie does not. Numbers are handed on, quickly on a busy
 /// machine: a process is remembered by its start from the first look on, and who comes after it
 /// under its number is another.

@@ -1,0 +1,184 @@
+//! A birth that takes long: the child has its number, and cannot be seen before its mother's call of
+//! clone(2) is through. What the kernel writes into our memory in the middle of that (the pidfd) waits
+//! for a page that nobody has filled yet (userfaultfd(2)).
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::ptr::null_mut;
+
+use crate::harness::{Payload, Scene, Signal, has_pending, until, wait_until};
+use crate::stage::HUNG;
+use crate::world::alone;
+
+const MOTHER: &str = "GATEWAY_TEST_MOTHER";
+const PAGE: usize = 4096;
+
+/// Of linux/userfaultfd.h: numbers of requests, and what they point to.
+const UFFDIO_API: libc::Ioctl = 0xc018_aa3f_u32 as libc::Ioctl;
+const UFFDIO_REGISTER: libc::Ioctl = 0xc020_aa00_u32 as libc::Ioctl;
+const UFFDIO_ZEROPAGE: libc::Ioctl = 0xc020_aa04_u32 as libc::Ioctl;
+const VERSION: u64 = 0xaa;
+const MISSING: u64 = 1;
+
+/// A system call that must work.
+macro_rules! must {
+    ($what:literal, $call:expr) => {{
+        let answer = $call;
+        assert!(answer >= 0, "{}: {}", $what, io::Error::last_os_error());
+        answer
+    }};
+}
+
+/// Becomes a mother whose child is not born before somebody fills the page, and who is gone at once
+/// then. Tells where the page is and how to fill it.
+fn labour(told: &str) -> ! {
+    // SAFETY: the page is mapped here and never unmapped; requests get what linux/userfaultfd.h says.
+    // Between clone(2) without shared memory and its end the child makes async-signal-safe calls only.
+    unsafe {
+        let term = block_in_all_threads();
+        let filler = must!("userfaultfd", libc::syscall(libc::SYS_userfaultfd, 0));
+        let filler = RawFd::try_from(filler).expect("a descriptor");
+        let page = libc::mmap(
+            null_mut(),
+            PAGE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        assert!(page != libc::MAP_FAILED);
+        let mut hello = [VERSION, 0, 0];
+        must!(
+            "UFFDIO_API",
+            libc::ioctl(filler, UFFDIO_API, hello.as_mut_ptr())
+        );
+        let mut range = [page as u64, PAGE as u64, MISSING, 0];
+        must!(
+            "UFFDIO_REGISTER",
+            libc::ioctl(filler, UFFDIO_REGISTER, range.as_mut_ptr())
+        );
+        let pid = std::process::id();
+        let note = format!("{pid} {filler} {}", page as usize);
+        fs::write(format!("{told}.new"), note).expect("a note");
+        fs::rename(format!("{told}.new"), told).expect("a note");
+        let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+        let child = must!(
+            "clone",
+            libc::syscall(libc::SYS_clone, flags, 0, page, 0, 0)
+        );
+        if child == 0 {
+            libc::sigprocmask(libc::SIG_UNBLOCK, &raw const term, null_mut());
+            libc::pause();
+        }
+        libc::_exit(0)
+    }
+}
+
+/// Blocks SIGTERM. The test runner has a second thread, so all begins once more behind that: a mask
+/// survives execve(2).
+fn block_in_all_threads() -> libc::sigset_t {
+    // SAFETY: the sets are on this stack.
+    let (term, before) = unsafe {
+        let mut term: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut term);
+        libc::sigaddset(&raw mut term, libc::SIGTERM);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const term, &raw mut before);
+        (term, libc::sigismember(&raw const before, libc::SIGTERM))
+    };
+    if before == 0 {
+        let mut again = Command::new(std::env::current_exe().expect("we run"));
+        panic!("{}", again.args(std::env::args_os().skip(1)).exec());
+    }
+    term
+}
+
+/// A mother in labour.
+struct Mother {
+    pid: u32,
+    filler: OwnedFd,
+    page: u64,
+}
+
+impl Mother {
+    fn meet(scene: &Scene) -> Self {
+        let note = until("the mother's note", HUNG, || {
+            fs::read_to_string(scene.path("mother")).ok()
+        });
+        let words: Vec<u64> = note
+            .split(' ')
+            .map(|word| word.parse().expect("a number"))
+            .collect();
+        let (pid, fd, page) = (words[0], words[1], words[2]);
+        // SAFETY: two calls that touch no memory; what the second one returns is ours alone.
+        let filler = unsafe {
+            let pidfd = must!("pidfd_open", libc::syscall(libc::SYS_pidfd_open, pid, 0));
+            let pidfd = OwnedFd::from_raw_fd(RawFd::try_from(pidfd).expect("a descriptor"));
+            let fd = must!(
+                "pidfd_getfd",
+                libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0)
+            );
+            OwnedFd::from_raw_fd(RawFd::try_from(fd).expect("a descriptor"))
+        };
+        let mother = Self {
+            pid: u32::try_from(pid).expect("a pid"),
+            filler,
+            page,
+        };
+        wait_until("the labour", HUNG, || mother.is_in_labour());
+        mother
+    }
+
+    /// Somebody waits for the page.
+    fn is_in_labour(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.filler.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one entry, on this stack.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    fn deliver(self) {
+        let mut range = [self.page, PAGE as u64, 0, 0];
+        // SAFETY: the request gets what linux/userfaultfd.h says, and fills the mother's page, not ours.
+        unsafe {
+            must!(
+                "UFFDIO_ZEROPAGE",
+                libc::ioctl(self.filler.as_raw_fd(), UFFDIO_ZEROPAGE, range.as_mut_ptr())
+            )
+        };
+    }
+}
+
+/// The child has its number before the search for what a crash left begins, is born behind the back of
+/// the last look, and its mother is gone in that instant: no number was handed out meanwhile.
+#[test]
+fn a_child_that_is_born_behind_the_last_look_is_found() {
+    if let Some(told) = std::env::var_os(MOTHER) {
+        labour(told.to_str().expect("a path"));
+    }
+    alone(|| {
+        let scene = Scene::new();
+        let test = std::env::current_exe().expect("we run");
+        let name = "births::a_child_that_is_born_behind_the_last_look_is_found";
+        let script = format!(
+            "{MOTHER}={} {} --exact {name} --test-threads=1 &\nexec sleep infinity\n",
+            scene.path("mother").display(),
+            test.display(),
+        );
+        let mut holder = scene.hold_with(&[], Payload::Script(&script));
+        let mother = Mother::meet(&scene);
+        let brief = scene.payload(Payload::Script("exit 5\n"));
+        holder.crash();
+        let next = scene.start(["run", "--", &brief]);
+        wait_until("the search", HUNG, || has_pending(mother.pid, Signal::TERM));
+        mother.deliver();
+        next.output().assert_code(5);
+        scene.assert_never_two_payloads();
+    });
+}
