@@ -319,7 +319,9 @@ impl Seeker<'_, '_> {
             .deadline()
             .map(|deadline| deadline.saturating_sub(self.began.elapsed()));
         let end = Instant::now() + left.map_or(crowd.span, |left| left.min(crowd.span));
-        while Instant::now() < end && !self.interrupt.interrupted() {
+        let mut tries = 0;
+        while (Instant::now() < end || tries < crowd.tries) && !self.interrupt.interrupted() {
+            tries += 1;
             match OpenFile::open_or_create(self.path)?.try_lock()? {
                 Try::Locked(locked) => return self.with_lock(locked),
                 Try::Busy(file) => {
@@ -578,6 +580,8 @@ struct Crowd {
     pause: Duration,
     /// How long before a look at who really holds.
     span: Duration,
+    /// How often it is tried before that, at least: on a busy machine a pause may last for long.
+    tries: u32,
 }
 
 impl Crowd {
@@ -592,12 +596,14 @@ impl Crowd {
                 Some(Self {
                     pause,
                     span: millis(200),
+                    tries: 0,
                 })
             }
             // Probes come and go quicker than anybody can be looked for.
             (Sighting::Foreign(_) | Sighting::Invisible(_), Mode::Plain) => Some(Self {
                 pause: millis(1),
                 span: millis(20),
+                tries: 20,
             }),
             // Who it is changes seldom, and to look for it means to look at everybody.
             (Sighting::Foreign(_) | Sighting::Starting(_) | Sighting::Invisible(_), _) => {
@@ -609,6 +615,7 @@ impl Crowd {
                 Some(Self {
                     pause,
                     span: TICK_PINNED,
+                    tries: 0,
                 })
             }
             _ => None,
