@@ -4,7 +4,7 @@
 //! one whose record names the taker in the table is held by it; only the others are looked at one by
 //! one, as `status` does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -14,7 +14,9 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::held;
 use crate::holder::{self, Holder};
-use crate::kernel_locks::{LockLine, parse_locks, printed_device, table_of_locks};
+use crate::kernel_locks::{
+    LockLine, parse_locks, parse_shared_locks, printed_device, table_of_locks,
+};
 use crate::lock::{FileId, open_unseen};
 use crate::place::FILE_NAME;
 use crate::record::{Contents, MAX_SIZE};
@@ -56,6 +58,8 @@ pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
 struct Census<'t> {
     lines: Vec<(LockLine<'t>, bool)>,
     by_inode: HashMap<u64, Vec<usize>>,
+    /// Inodes on which somebody has a shared lock.
+    shared: HashSet<u64>,
     /// What the table calls a file system, by `st_dev`.
     devices: HashMap<u64, String>,
 }
@@ -70,6 +74,7 @@ impl<'t> Census<'t> {
         Self {
             lines,
             by_inode,
+            shared: parse_shared_locks(table).map(|line| line.inode).collect(),
             devices: HashMap::new(),
         }
     }
@@ -94,7 +99,11 @@ impl<'t> Census<'t> {
         let Some(peeked) = directory.peek(name) else {
             return view::look_from_outside(&path);
         };
-        let Some(lines) = self.by_inode.get(&peeked.id.inode) else {
+        let inode = peeked.id.inode;
+        let Some(lines) = self.by_inode.get(&inode) else {
+            if self.shared.contains(&inode) {
+                return view::look(&path).ok();
+            }
             let contents = peeked.contents;
             let state = view::unlocked(&contents);
             return Some(View {

@@ -8,7 +8,7 @@ use crate::descriptors::{LockedFile, locked_files};
 use crate::holder::{self, Holder, Locker, Sighting, is_gateway};
 use crate::kernel_locks::{parse_locks, table_of_locks};
 use crate::lock::{Features, FileId};
-use crate::process::{self, Pid};
+use crate::process::Pid;
 use crate::process_table;
 use crate::procfs::{read_bounded, unless_absent};
 use crate::record::{Contents, Record};
@@ -82,10 +82,7 @@ pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Optio
                     return Ok(Some(Sighting::Proven(holder)));
                 }
             } else if name.was_of_undescribed(&held) {
-                starting = Some(Sighting::Starting(Locker {
-                    pid,
-                    argv: process::argv(pid),
-                }));
+                starting = Some(Sighting::Starting(Locker::now(pid, false)));
             }
         }
     }

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use crate::descriptors::{Descriptors, Taking, descriptor_with_lock, own_descriptor_with_lock};
-use crate::kernel_locks::{printed_device, takers};
+use crate::kernel_locks::{printed_device, shared_taker, takers};
 use crate::lock::{Authority, FileId, OpenFile};
 use crate::process::{self, Pid, Pinned, Stat};
 use crate::process_table;
@@ -81,6 +81,12 @@ impl Sighting {
         }
     }
 
+    /// Whether it is a gateway that only looks, as `status` does, and will let go in an instant.
+    #[must_use]
+    pub fn is_a_look(&self) -> bool {
+        matches!(self, Self::Starting(locker) if locker.shared)
+    }
+
     /// Whether it was a proven holder that has ended since.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -95,6 +101,19 @@ pub struct Locker {
     pub pid: Pid,
     /// Its command line.
     pub argv: Vec<OsString>,
+    /// Its lock is a shared one: nobody holds the file, and nobody can.
+    pub shared: bool,
+}
+
+impl Locker {
+    /// The process with this number, as it is now.
+    pub(crate) fn now(pid: Pid, shared: bool) -> Self {
+        Self {
+            pid,
+            argv: process::argv(pid),
+            shared,
+        }
+    }
 }
 
 impl Holder {
@@ -245,21 +264,26 @@ pub fn named(file: &OpenFile) -> Result<Option<Sighting>> {
 fn search(file: &OpenFile, contents: &Contents) -> Result<Sighting> {
     let device = printed_device(file.as_fd(), file.id().dev);
     let takers = takers(&device, file.id().inode);
+    if takers.is_empty()
+        && let Some(pid) = shared_taker(&device, file.id().inode)
+    {
+        return Ok(undescribed(Locker::now(pid, true)));
+    }
     let Some(pid) = find_locker(file.id(), &takers) else {
         return Ok(Sighting::Invisible(takers.first().copied()));
     };
     if let Some(holder) = prove_elsewhere(pid, file, contents)? {
         return Ok(proven(holder));
     }
-    let locker = Locker {
-        pid,
-        argv: process::argv(pid),
-    };
-    Ok(if is_gateway(pid) {
+    Ok(undescribed(Locker::now(pid, false)))
+}
+
+fn undescribed(locker: Locker) -> Sighting {
+    if is_gateway(locker.pid) {
         Sighting::Starting(locker)
     } else {
         Sighting::Foreign(locker)
-    })
+    }
 }
 
 fn proven(holder: Holder) -> Sighting {

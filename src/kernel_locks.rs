@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::process::Pid;
+use crate::process::{Pid, Stat};
 use crate::procfs::{field, read_bounded};
 
 /// An exclusive flock that a descriptor has.
@@ -40,7 +40,7 @@ pub(crate) fn fdinfo_has_lease(text: &[u8]) -> bool {
         .any(|line| line.split_ascii_whitespace().nth(1) == Some("LEASE"))
 }
 
-/// An exclusive flock in `/proc/locks`.
+/// A flock in `/proc/locks`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LockLine<'a> {
     /// Who took it; it may have ended since, and left the lock to a child.
@@ -53,12 +53,21 @@ pub struct LockLine<'a> {
 
 /// The exclusive flocks that are held; waiters (`->`), other locks and torn lines are left out.
 pub fn parse_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
-    table.split(|byte| *byte == b'\n').filter_map(|line| {
+    parse_flocks(table, "WRITE")
+}
+
+/// The shared ones, likewise. No gateway holds one: who only looks has it for an instant.
+pub fn parse_shared_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
+    parse_flocks(table, "READ")
+}
+
+fn parse_flocks<'t>(table: &'t [u8], kind: &'static str) -> impl Iterator<Item = LockLine<'t>> {
+    table.split(|byte| *byte == b'\n').filter_map(move |line| {
         let mut words = std::str::from_utf8(line)
             .ok()?
             .split_ascii_whitespace()
             .skip(1);
-        if (words.next()?, words.next()?, words.next()?) != ("FLOCK", "ADVISORY", "WRITE") {
+        if (words.next()?, words.next()?, words.next()?) != ("FLOCK", "ADVISORY", kind) {
             return None;
         }
         let pid = Pid::new(words.next()?.parse().ok()?)?;
@@ -83,6 +92,14 @@ pub(crate) fn takers(device: &str, inode: u64) -> Vec<Pid> {
         .filter(|line| line.device == device && line.inode == inode)
         .map(|line| line.pid)
         .collect()
+}
+
+/// A process that has taken a shared flock on this file, and lives.
+pub(crate) fn shared_taker(device: &str, inode: u64) -> Option<Pid> {
+    parse_shared_locks(&table_of_locks())
+        .filter(|line| line.device == device && line.inode == inode)
+        .map(|line| line.pid)
+        .find(|pid| *pid != Pid::this() && Stat::of(*pid).is_some())
 }
 
 /// Who took the exclusive flock on a file that we may not open, as far as the table tells.

@@ -292,6 +292,7 @@ fn again(holder: &Holder) -> Sighting {
     let locker = Locker {
         pid: holder.pid(),
         argv: holder.command(),
+        shared: false,
     };
     holder
         .duplicate()

@@ -138,6 +138,7 @@ fn look_at(file: &OpenFile) -> Result<View> {
 fn look_once(file: &OpenFile) -> Result<View> {
     let contents = file.read_settled()?;
     let state = match holder::identify(file)? {
+        who if who.is_a_look() => unseen(file, &contents)?,
         Sighting::Proven(holder) => State::Held(holder),
         Sighting::Ending(holder) => State::Ending(holder),
         Sighting::Starting(locker) => State::Starting(Some(locker)),
@@ -164,6 +165,7 @@ fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
     if file.is_locked()? {
         // Taken only this instant, perhaps: then it can be seen now.
         return Ok(match holder::identify(file)? {
+            who if who.is_a_look() => State::Invisible(None),
             Sighting::Proven(holder) => State::Held(holder),
             Sighting::Starting(locker) => State::Starting(Some(locker)),
             Sighting::Foreign(locker) => State::Foreign(locker),

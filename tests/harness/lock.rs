@@ -47,18 +47,36 @@ impl Locker {
     /// Locks the file, and waits until it is locked.
     #[track_caller]
     pub fn on(scene: &Scene, path: &Path) -> Self {
+        let locker = Self::start(scene, "--exclusive", path, &["sleep", "infinity"]);
+        wait_until("flock(1) has the lock", SOON, || {
+            lockers(path).contains(&locker.pid())
+        });
+        locker
+    }
+
+    /// The same with a shared lock.
+    #[track_caller]
+    pub fn sharing(scene: &Scene, path: &Path) -> Self {
+        Self::sharing_as(scene, path, &["sleep", "infinity"])
+    }
+
+    /// The same, by another command.
+    #[track_caller]
+    pub fn sharing_as(scene: &Scene, path: &Path, command: &[&str]) -> Self {
+        let locker = Self::start(scene, "--shared", path, command);
+        let line = format!(" READ {} ", locker.pid());
+        wait_until("flock(1) has the shared lock", SOON, || {
+            let table = fs::read_to_string("/proc/locks");
+            table.expect("the kernel's table").contains(&line)
+        });
+        locker
+    }
+
+    fn start(scene: &Scene, kind: &str, path: &Path, words: &[&str]) -> Self {
         super::need("flock", "util-linux");
         let mut command: Command = scene.command("flock");
-        command
-            .arg("--no-fork")
-            .arg(path)
-            .args(["sleep", "infinity"]);
-        let process = scene.spawn(command);
-        let pid = process.pid();
-        wait_until("flock(1) has the lock", SOON, || {
-            lockers(path).contains(&pid)
-        });
-        Self(process)
+        command.args(["--no-fork", kind]).arg(path).args(words);
+        Self(scene.spawn(command))
     }
 
     pub fn pid(&self) -> u32 {

@@ -73,6 +73,8 @@ fn files_in_our_place_are_listed_in_every_state() {
     let _held = hold_named(&scene, "held");
     std::fs::create_dir_all(scene.path("state/foreign")).unwrap();
     let _locker = Locker::on(&scene, &scene.path("state/foreign/gateway.pid"));
+    std::fs::create_dir_all(scene.path("state/shared")).unwrap();
+    let _sharer = Locker::sharing(&scene, &scene.path("state/shared/gateway.pid"));
     let of = |name: &str, state: &str| (format!("state/{name}/gateway.pid"), state.to_owned());
     assert_eq!(
         states(&scene),
@@ -80,7 +82,8 @@ fn files_in_our_place_are_listed_in_every_state() {
             of("crashed", "crashed"),
             of("done", "free"),
             of("foreign", "foreign"),
-            of("held", "held")
+            of("held", "held"),
+            of("shared", "foreign")
         ]
     );
 }

@@ -1,7 +1,7 @@
 //! A plain start against a holder: quick, harmless, and told by a code of its own.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{
     End, Locker, Payload, SOON, Scene, Signal, injected, need, state, wait_until,
@@ -101,6 +101,42 @@ fn a_foreign_locker_is_named_and_left_alone() {
     assert!(output.took < Duration::from_secs(2), "{:?}", output.took);
     assert_eq!(scene.footprint(), before);
     assert!(stranger.0.is_running());
+}
+
+#[test]
+fn who_shares_the_lock_is_named_and_left_alone() {
+    let scene = Scene::new();
+    let mut stranger = Locker::sharing(&scene, &scene.pid_file());
+    let named = format!("pid {} (sleep infinity)", stranger.pid());
+    let before = scene.footprint();
+    let output = scene.finish(["run", "--", "true"]);
+    output.assert_code(82).assert_one_line().assert_says(&named);
+    output.assert_says("shared lock");
+    scene.finish(["stop"]).assert_code(82).assert_says(&named);
+    let status = scene.finish(["status"]);
+    status.assert_code(0);
+    assert!(status.stdout.starts_with("foreign: "), "{}", status.stdout);
+    assert!(status.stdout.contains(&named), "{}", status.stdout);
+    assert_eq!(scene.footprint(), before);
+    assert!(stranger.0.is_running());
+}
+
+/// `status` takes a shared lock for an instant where nobody is to be seen, and may be stopped in that.
+#[test]
+fn a_gateway_that_only_looks_is_waited_for_and_is_nobody_to_others_who_look() {
+    let scene = Scene::new();
+    fs::copy("/bin/sleep", scene.path("gateway")).unwrap();
+    let mut looking = Locker::sharing_as(&scene, &scene.pid_file(), &["./gateway", "infinity"]);
+    assert_eq!(scene.state(), "free");
+    let mut start = scene.start(["run", "--", "true"]);
+    // Longer than anybody's probe would be waited for.
+    let patience = Instant::now() + Duration::from_millis(600);
+    while Instant::now() < patience {
+        assert!(start.is_running(), "{}", start.stderr());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    looking.0.crash();
+    start.output().assert_code(0);
 }
 
 /// arcboxlabs/arcbox#367: a probe of the lock made a start fail.

@@ -205,6 +205,7 @@ pub fn sighting(who: &Sighting) -> String {
     match who {
         Sighting::Proven(known) => holder(known),
         Sighting::Ending(known) => format!("{}, which is about to let go", holder(known)),
+        Sighting::Starting(known) | Sighting::Foreign(known) if known.shared => format!("{}, which has a shared lock on it", locker(known)),
         Sighting::Starting(known) => format!("{}, which has not written its record yet", locker(known)),
         Sighting::Foreign(known) => format!("{}, which the pid file does not name", locker(known)),
         Sighting::Invisible(Some(pid)) => format!("pid {pid}, which this user may not look at"),

@@ -217,6 +217,11 @@ fn text(view: &View, subject: &Subject) -> String {
                 file(&path)
             )
         }
+        State::Foreign(locker) if locker.shared => format!(
+            "foreign: {} has a shared lock on the pid file, so nobody holds it and nobody can\n{}",
+            words::process(locker.pid, &locker.argv),
+            file(&path)
+        ),
         State::Foreign(locker) => format!(
             "foreign: {} has the lock, and the pid file does not name it\n{}",
             words::process(locker.pid, &locker.argv),
