@@ -135,7 +135,7 @@ impl Bystanders {
         self.table().ok()?.newest()
     }
 
-    fn table(&mut self) -> io::Result<&ProcessTable> {
+    fn table(&mut self) -> io::Result<&mut ProcessTable> {
         match &mut self.table {
             Some(table) => Ok(table),
             none => Ok(none.insert(ProcessTable::open()?)),

@@ -8,12 +8,12 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, seek};
 
 use crate::process::{Pid, Stat};
-use crate::procfs::unless_absent;
 
 /// `/proc`, opened once for many looks: a standby has it ready when the holder ends.
 #[derive(Debug)]
 pub struct ProcessTable {
     directory: OwnedFd,
+    /// Opened when it is first read.
     load: Option<File>,
 }
 
@@ -23,10 +23,9 @@ impl ProcessTable {
     /// # Errors
     /// `/proc` is not mounted or not readable, or no descriptor is left.
     pub fn open() -> io::Result<Self> {
-        let load = unless_absent(File::open("/proc/loadavg"))?;
         Ok(Self {
             directory: open_proc()?,
-            load,
+            load: None,
         })
     }
 
@@ -43,12 +42,21 @@ impl ProcessTable {
     /// The pid that was handed out last: the last word of `/proc/loadavg` (proc_loadavg(5)). Where it
     /// has not changed, no process got its number from the kernel since. `None`: it does not tell.
     #[must_use]
-    pub fn newest(&self) -> Option<Pid> {
-        let mut line = [0; 128];
-        let length = self.load.as_ref()?.read_at(&mut line, 0).ok()?;
-        let text = std::str::from_utf8(&line[..length]).ok()?;
-        Pid::new(text.split_ascii_whitespace().next_back()?.parse().ok()?)
+    pub fn newest(&mut self) -> Option<Pid> {
+        if let Some(newest) = self.load.as_ref().and_then(last_word) {
+            return Some(newest);
+        }
+        // A container's is given by a program (lxcfs), which may end and come back.
+        self.load = File::open("/proc/loadavg").ok();
+        last_word(self.load.as_ref()?)
     }
+}
+
+fn last_word(load: &File) -> Option<Pid> {
+    let mut line = [0; 128];
+    let length = load.read_at(&mut line, 0).ok()?;
+    let text = std::str::from_utf8(&line[..length]).ok()?;
+    Pid::new(text.split_ascii_whitespace().next_back()?.parse().ok()?)
 }
 
 /// Every process now.
@@ -144,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_birth_shows() {
-        let table = ProcessTable::open().unwrap();
+        let mut table = ProcessTable::open().unwrap();
         let before = table.newest().unwrap();
         Command::new("true").status().unwrap();
         assert_ne!(table.newest().unwrap(), before);

@@ -367,6 +367,22 @@ fn an_overlay_holds_locks() {
     });
 }
 
+/// A container's /proc/loadavg is given by a program (lxcfs); when that has ended, nothing is to be had there.
+#[test]
+fn a_crash_is_recovered_from_where_the_load_cannot_be_read() {
+    alone(|| {
+        let scene = Scene::new();
+        let mut holder = scene.hold();
+        let _socket = std::os::unix::net::UnixListener::bind(scene.path("dead")).expect("a socket");
+        shell(&scene, "mount --bind dead /proc/loadavg");
+        assert!(fs::read("/proc/loadavg").is_err());
+        holder.crash();
+        let output = scene.finish(["run", "--", "true"]);
+        output.assert_code(0);
+        assert!(output.took < Duration::from_secs(5), "{:?}", output.took);
+    });
+}
+
 #[test]
 fn btrfs_holds_locks_whatever_device_it_prints() {
     alone(|| {
