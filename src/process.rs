@@ -193,6 +193,8 @@ pub struct Stat {
     pub threads: u64,
     /// When it started, in clock ticks since boot.
     pub start_time: u64,
+    /// Where its environment ends; 0: it has none yet (or no more), or that is not for us to know.
+    pub environment_end: u64,
 }
 
 /// PF_EXITING of the kernel's `include/linux/sched.h`.
@@ -267,6 +269,7 @@ impl Stat {
             flags: field(9)?.parse().ok()?,
             threads: field(20)?.parse().ok()?,
             start_time: field(22)?.parse().ok()?,
+            environment_end: field(51).and_then(|end| end.parse().ok()).unwrap_or(0),
         })
     }
 
@@ -281,6 +284,14 @@ impl Stat {
     #[must_use]
     pub fn is_exiting(&self) -> bool {
         self.flags & PF_EXITING != 0
+    }
+
+    /// In the middle of execve(2): it has new memory, and its environment is not there yet
+    /// (`create_elf_tables` in the kernel's `fs/binfmt_elf.c` comes after what may have to be read from
+    /// a disk). True also of one whose memory is not for us to look at.
+    #[must_use]
+    pub fn is_becoming_another(&self) -> bool {
+        self.environment_end == 0 && !self.is_exiting() && !self.is_kernel_thread()
     }
 
     /// A thread of the kernel's own.

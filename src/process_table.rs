@@ -188,6 +188,7 @@ mod tests {
             flags: 0,
             threads: 1,
             start_time: 1,
+            environment_end: 1,
         };
         let family = Family {
             members: vec![stat(4, 3), stat(3, 2), stat(2, 1), stat(5, 1), stat(6, 5)],

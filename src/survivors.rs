@@ -41,8 +41,9 @@ pub enum Tie {
     Marked,
     /// Likewise, by a record that others could have written: it is awaited, and not ended.
     Barred,
-    /// It is on its way out, and nobody can tell any more whether it belonged to the run.
-    Exiting,
+    /// It is on its way out, or in the middle of becoming another program, and nobody can tell whether it
+    /// belongs to the run.
+    Unsure,
 }
 
 impl Tie {
@@ -249,7 +250,20 @@ impl<'a> Run<'a> {
             }
             std::thread::sleep(ROUND);
         }
+        for stat in unclear {
+            if self.may_turn_out_to_belong(stat)? {
+                sorted.tied.push((stat, Tie::Unsure));
+            }
+        }
         Ok(sorted)
+    }
+
+    /// A disk may keep a process in the middle of execve(2) for long: until it is through, its
+    /// environment is empty, as that of a process which was started without one.
+    fn may_turn_out_to_belong(&self, stat: &Stat) -> io::Result<bool> {
+        let now = Stat::look(stat.pid)?.filter(|now| now.start_time == stat.start_time);
+        let eligible = |record| is_of_an_eligible_user(record, stat);
+        Ok(now.is_some_and(|now| now.is_becoming_another()) && self.record.is_none_or(eligible))
     }
 
     fn tie(&self, stat: &Stat) -> io::Result<Look> {
@@ -274,7 +288,7 @@ impl<'a> Run<'a> {
         Ok(match Environ::look(stat.pid)? {
             Some(environ) if !environ.is_empty() => self.tie_by(&environ, stat, record),
             _ if record.is_some_and(|record| may_have_belonged(record, stat)) => {
-                Look::Tied(Tie::Exiting)
+                Look::Tied(Tie::Unsure)
             }
             Some(_) => Look::Unclear,
             None if recorded => Look::Tied(Tie::Barred),
@@ -398,10 +412,13 @@ fn same_invocation(environ: &Environ, record: &Record) -> bool {
 /// On its way out, and of a user whose processes the run could have had. It is looked at again: it
 /// may have been killed since.
 fn may_have_belonged(record: &Record, stat: &Stat) -> bool {
-    let eligible = || record.uid == 0 || process::uid(stat.pid) == Some(record.uid);
     let leaving =
         |now: Stat| now.start_time == stat.start_time && now.is_exiting() && !now.is_dead();
-    eligible() && Stat::of(stat.pid).is_some_and(leaving)
+    is_of_an_eligible_user(record, stat) && Stat::of(stat.pid).is_some_and(leaving)
+}
+
+fn is_of_an_eligible_user(record: &Record, stat: &Stat) -> bool {
+    record.uid == 0 || process::uid(stat.pid) == Some(record.uid)
 }
 
 #[cfg(test)]

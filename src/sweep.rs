@@ -17,16 +17,17 @@ const KERNELS_TURN: Duration = Duration::from_millis(50);
 /// How long survivors get between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a dying process that may not even belong to the run goes unmentioned.
+/// How long one that may not even belong to the run goes unmentioned.
 const UNNAMED: Duration = Duration::from_secs(2);
 
-/// A dying process that may not even belong to the run is waited for no longer.
+/// One that may not even belong to the run is waited for no longer.
 const LONGEST_DOUBT: Duration = Duration::from_secs(15);
 
 /// A sweep is told of at least this often, so that a service manager extends its time limit.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
 
-/// At most this many looks are taken until one finds nobody and no process was born during it.
+/// At most this many looks that find nobody are taken, one after the other, until no process was born since
+/// the last of them began.
 const MOST_LOOKS: u32 = 40;
 
 /// New survivors may be born while the known ones die.
@@ -130,6 +131,7 @@ struct Sweep<'a> {
     asked: Vec<Ended>,
     killing: bool,
     tell_at: Duration,
+    /// So many looks, one after the other, found nobody.
     looks: u32,
     /// The pid that had been handed out last before the last look, if that saw everybody.
     quiet_since: Option<Pid>,
@@ -187,13 +189,13 @@ impl<'a> Sweep<'a> {
             let Some(whole) = self.look()? else {
                 return Ok(false);
             };
-            self.looks += 1;
             self.quiet_since = before.filter(|_| whole);
-            let again = self.left.is_empty()
-                && self.looks < MOST_LOOKS
-                && self.run.may_have_survivors()
-                && !self.is_quiet();
-            if !again {
+            if !self.left.is_empty() || !self.run.may_have_survivors() {
+                self.looks = 0;
+                return Ok(true);
+            }
+            self.looks += 1;
+            if self.is_quiet() || self.looks >= MOST_LOOKS || self.patience.is_over() {
                 return Ok(true);
             }
         }
@@ -232,14 +234,14 @@ impl<'a> Sweep<'a> {
         }
         if self.patience.is_over() || self.began.elapsed() >= LONGEST_DOUBT {
             // One that only may have belonged to the run neither ends the start nor keeps it.
-            self.left.retain(|survivor| survivor.tie() != Tie::Exiting);
+            self.left.retain(|survivor| survivor.tie() != Tie::Unsure);
         }
         Ok(Some(whole))
     }
 
     fn meet(&mut self, mut found: Vec<Survivor>) {
         self.unsure.keep(&mut found);
-        let sure = |survivor: &Survivor| survivor.tie() != Tie::Exiting;
+        let sure = |survivor: &Survivor| survivor.tie() != Tie::Unsure;
         let missed = std::mem::take(&mut self.left).into_iter();
         let missed = missed.filter(|known| {
             sure(known) && !found.iter().any(|survivor| survivor.who() == known.who())
@@ -314,7 +316,7 @@ fn press_one(survivor: &Survivor, kill: bool, asked: &mut Vec<Ended>) {
     }
 }
 
-/// The dying processes that may belong to the run: those of the first look, and of every look while
+/// The processes of which nobody can tell whether they belong to the run: those of the first look, and of every look while
 /// sure ones lived to bear them. Later ones are strangers: on a busy machine somebody always dies.
 #[derive(Default)]
 struct Unsure {
@@ -326,12 +328,10 @@ impl Unsure {
     fn keep(&mut self, left: &mut Vec<Survivor>) {
         let closed = self.closed;
         left.retain(|survivor| {
-            survivor.tie() != Tie::Exiting || !closed || self.known.contains(&survivor.who())
+            survivor.tie() != Tie::Unsure || !closed || self.known.contains(&survivor.who())
         });
-        let unsure = left
-            .iter()
-            .filter(|survivor| survivor.tie() == Tie::Exiting);
+        let unsure = left.iter().filter(|survivor| survivor.tie() == Tie::Unsure);
         self.known = unsure.map(Survivor::who).collect();
-        self.closed = left.iter().all(|survivor| survivor.tie() == Tie::Exiting);
+        self.closed = left.iter().all(|survivor| survivor.tie() == Tie::Unsure);
     }
 }
