@@ -82,7 +82,7 @@ impl Standby {
     pub fn look_again(&mut self, who: &Sighting, path: &Path) -> Result<Again> {
         if self.is_called() && who.has_ended() {
             self.ended = who.holder().and_then(Holder::record).cloned();
-            return self.rise();
+            return self.rise(path);
         }
         let Some(observed) = self.observed.as_ref().filter(|known| known.is_recent()) else {
             return Ok(Again::Changed);
@@ -100,9 +100,10 @@ impl Standby {
         })
     }
 
-    /// Tries the lock on what is open already.
-    fn rise(&mut self) -> Result<Again> {
-        match self.seat.take().map(Seat::try_lock).transpose()? {
+    /// Tries the lock on what is open already, if the path leads there still.
+    fn rise(&mut self, path: &Path) -> Result<Again> {
+        let here = |seat: &mut Seat| FileId::at(path).is_ok_and(|id| id == seat.file());
+        match self.seat.take_if(here).map(Seat::try_lock).transpose()? {
             Some(Rise::Locked(locked)) => return Ok(Again::Mine(locked)),
             Some(Rise::Busy(seat)) => self.seat = Some(seat),
             None => {}

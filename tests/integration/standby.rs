@@ -205,6 +205,43 @@ fn a_standby_stays_in_line_when_the_file_is_removed() {
     scene.assert_never_two_payloads();
 }
 
+/// A folder that is switched by its link, as deployments do: what was opened before is not the file of
+/// the path any more.
+#[test]
+fn a_standby_follows_its_path_when_a_link_on_it_is_switched() {
+    let scene = Scene::new();
+    for folder in ["old", "new"] {
+        fs::create_dir(scene.path(folder)).unwrap();
+    }
+    std::os::unix::fs::symlink("old", scene.path("current")).unwrap();
+    std::os::unix::fs::symlink("new", scene.path("next")).unwrap();
+    let run = |options: &[&str], folder: &str, command: &[&str]| {
+        let path = scene.path(folder).join("gateway.pid");
+        let path = path.to_str().unwrap();
+        let args = [&["run", "-f", path], options, &["--"], command].concat();
+        scene.spawn(scene.bare(args))
+    };
+    let sleeps = ["sleep", "infinity"];
+    let locked = |folder: &str| {
+        let path = scene.path(folder).join("gateway.pid");
+        let path = path.to_str().unwrap().to_owned();
+        wait_until("a holder", SOON, || {
+            let status = scene.finish_command(scene.bare(["-f", &path, "status"]));
+            status.stdout.starts_with("held: ") && status.stdout.contains("payload")
+        });
+    };
+    let mut holder = run(&[], "current", &sleeps);
+    locked("old");
+    let other = run(&[], "new", &sleeps);
+    locked("new");
+    let mut standby = run(&["--wait"], "current", &["touch", "ran"]);
+    standby.wait_for_line(&format!("standing by behind pid {}", holder.pid()));
+    fs::rename(scene.path("next"), scene.path("current")).unwrap();
+    holder.crash();
+    standby.wait_for_line(&format!("pid {}", other.pid()));
+    assert!(standby.is_running() && !scene.path("ran").exists());
+}
+
 #[test]
 fn a_standby_stays_in_line_behind_a_replacer() {
     let scene = Scene::new();
