@@ -736,8 +736,8 @@ impl Told {
         left: Option<Duration>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) {
-        // A holder that is just being killed cannot be seen for a moment either.
-        let unseen = matches!(who, Sighting::Invisible(_));
+        // A holder that is just being killed cannot be seen for a moment either; and who looks is soon through.
+        let unseen = matches!(who, Sighting::Invisible(_)) || who.is_a_look();
         self.unseen_since = if unseen {
             self.unseen_since.or(Some(Instant::now()))
         } else {

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::kernel_locks::{Flock, exclusive_flock, fdinfo_has_lease, mount_id, mount_is_remote};
+use crate::kernel_locks::{
+    Flock, exclusive_flock, fdinfo_has_lease, has_shared_flock, mount_id, mount_is_remote,
+};
 use crate::lock::{Features, FileId};
 use crate::process::{Pid, Stat};
 use crate::procfs::{read_bounded, unless_absent};
@@ -39,7 +41,18 @@ pub(crate) enum Descriptors {
 
 /// Whether a process has this very file open with the exclusive lock on it.
 pub(crate) fn descriptor_with_lock(pid: Pid, file: FileId, taking: Taking) -> Descriptors {
-    let look = |folder: &str| look_through(folder, file, |flock| counts(flock, pid, taking));
+    look_with(pid, file, &|fdinfo| {
+        exclusive_flock(fdinfo).is_some_and(|flock| counts(flock, pid, taking))
+    })
+}
+
+/// Whether a process has this very file open with a shared lock on it.
+pub(crate) fn descriptor_with_shared_lock(pid: Pid, file: FileId) -> Descriptors {
+    look_with(pid, file, &has_shared_flock)
+}
+
+fn look_with(pid: Pid, file: FileId, has_lock: &dyn Fn(&[u8]) -> bool) -> Descriptors {
+    let look = |folder: &str| look_through(folder, file, has_lock);
     if let Some(answer) = look(&format!("/proc/{pid}")) {
         return answer;
     }
@@ -58,13 +71,17 @@ fn counts(flock: Flock, pid: Pid, taking: Taking) -> bool {
 }
 
 /// `None`: nothing is open there.
-fn look_through(folder: &str, file: FileId, counts: impl Fn(Flock) -> bool) -> Option<Descriptors> {
+fn look_through(
+    folder: &str,
+    file: FileId,
+    has_lock: &dyn Fn(&[u8]) -> bool,
+) -> Option<Descriptors> {
     let Ok(entries) = std::fs::read_dir(format!("{folder}/fdinfo")) else {
         return Some(Descriptors::Unreadable);
     };
     let mut answer = None;
     for entry in entries {
-        match entry.and_then(|entry| is_locked_file(folder, &entry.file_name(), file, &counts)) {
+        match entry.and_then(|entry| is_locked_file(folder, &entry.file_name(), file, has_lock)) {
             Ok(true) => return Some(Descriptors::Locked),
             Ok(false) => answer = answer.or(Some(Descriptors::NotLocked)),
             // Closed since it was listed.
@@ -81,11 +98,11 @@ fn is_locked_file(
     folder: &str,
     fd: &OsStr,
     file: FileId,
-    counts: impl Fn(Flock) -> bool,
+    has_lock: &dyn Fn(&[u8]) -> bool,
 ) -> io::Result<bool> {
     let fd = fd.to_string_lossy();
-    let flock = exclusive_flock(&read_fdinfo(folder, &fd)?);
-    Ok(flock.is_some_and(counts) && FileId::at(Path::new(&format!("{folder}/fd/{fd}")))? == file)
+    Ok(has_lock(&read_fdinfo(folder, &fd)?)
+        && FileId::at(Path::new(&format!("{folder}/fd/{fd}")))? == file)
 }
 
 /// The descriptor through which this very process has the lock on a file, whoever took it.
@@ -94,7 +111,8 @@ pub(crate) fn own_descriptor_with_lock(file: FileId) -> Option<i32> {
     let entries = std::fs::read_dir(format!("{folder}/fdinfo")).ok()?;
     entries.flatten().find_map(|entry| {
         let name = entry.file_name();
-        let locked = is_locked_file(folder, &name, file, |_| true).unwrap_or(false);
+        let has_lock = |fdinfo: &[u8]| exclusive_flock(fdinfo).is_some();
+        let locked = is_locked_file(folder, &name, file, &has_lock).unwrap_or(false);
         locked.then(|| name.to_str()?.parse().ok())?
     })
 }

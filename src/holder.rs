@@ -17,8 +17,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use crate::descriptors::{Descriptors, Taking, descriptor_with_lock, own_descriptor_with_lock};
-use crate::kernel_locks::{printed_device, shared_taker, takers};
+use crate::descriptors::{
+    Descriptors, Taking, descriptor_with_lock, descriptor_with_shared_lock,
+    own_descriptor_with_lock,
+};
+use crate::kernel_locks::{printed_device, shared_takers, takers};
 use crate::lock::{Authority, FileId, OpenFile};
 use crate::process::{self, Pid, Pinned, Stat};
 use crate::process_table;
@@ -81,7 +84,8 @@ impl Sighting {
         }
     }
 
-    /// Whether it is a gateway that only looks, as `status` does, and will let go in an instant.
+    /// Whether it is a gateway that only looks, as `status` does: it lets go in an instant, unless it is
+    /// stopped in that.
     #[must_use]
     pub fn is_a_look(&self) -> bool {
         matches!(self, Self::Starting(locker) if locker.shared)
@@ -265,7 +269,7 @@ fn search(file: &OpenFile, contents: &Contents) -> Result<Sighting> {
     let device = printed_device(file.as_fd(), file.id().dev);
     let takers = takers(&device, file.id().inode);
     if takers.is_empty()
-        && let Some(pid) = shared_taker(&device, file.id().inode)
+        && let Some(pid) = find_sharer(file.id(), &device)
     {
         return Ok(undescribed(Locker::now(pid, true)));
     }
@@ -480,6 +484,19 @@ pub(crate) fn is_gateway(pid: Pid) -> bool {
     };
     let exe = |who: &str| FileId::at(Path::new(&format!("/proc/{who}/exe"))).ok();
     path.file_name().is_some_and(|name| name == "gateway") || exe(&pid.to_string()) == exe("self")
+}
+
+/// A process that has a shared lock: rather one that is no gateway, because those only look.
+fn find_sharer(file: FileId, device: &str) -> Option<Pid> {
+    let this = Pid::this();
+    let shares = |pid: &Pid| {
+        let looked = descriptor_with_shared_lock(*pid, file);
+        *pid != this && looked != Descriptors::NotLocked && Stat::of(*pid).is_some()
+    };
+    let mut sharers = shared_takers(device, file.inode);
+    sharers.retain(shares);
+    let stays = sharers.iter().copied().find(|pid| !is_gateway(*pid));
+    stays.or(sharers.first().copied())
 }
 
 /// A process that has the lock: the takers are looked at first, then everybody, because a child

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::process::{Pid, Stat};
+use crate::process::Pid;
 use crate::procfs::{field, read_bounded};
 
 /// An exclusive flock that a descriptor has.
@@ -33,6 +33,16 @@ pub fn exclusive_flock(fdinfo: &[u8]) -> Option<Flock> {
         })
 }
 
+/// Whether there is a line for a shared flock.
+#[must_use]
+pub fn has_shared_flock(fdinfo: &[u8]) -> bool {
+    const KIND: [&str; 3] = ["FLOCK", "ADVISORY", "READ"];
+    fdinfo
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
+        .any(|line| line.split_ascii_whitespace().skip(1).take(3).eq(KIND))
+}
+
 /// Whether there is a line like `lock: 2: LEASE  ACTIVE    WRITE 4925 fe:00:131 0 EOF`.
 pub(crate) fn fdinfo_has_lease(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'\n')
@@ -56,7 +66,7 @@ pub fn parse_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
     parse_flocks(table, "WRITE")
 }
 
-/// The shared ones, likewise. No gateway holds one: who only looks has it for an instant.
+/// The shared ones, likewise. No gateway keeps one: who only looks takes it for an instant.
 pub fn parse_shared_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
     parse_flocks(table, "READ")
 }
@@ -94,12 +104,12 @@ pub(crate) fn takers(device: &str, inode: u64) -> Vec<Pid> {
         .collect()
 }
 
-/// A process that has taken a shared flock on this file, and lives.
-pub(crate) fn shared_taker(device: &str, inode: u64) -> Option<Pid> {
+/// Those that it names as takers of a shared one.
+pub(crate) fn shared_takers(device: &str, inode: u64) -> Vec<Pid> {
     parse_shared_locks(&table_of_locks())
         .filter(|line| line.device == device && line.inode == inode)
         .map(|line| line.pid)
-        .find(|pid| *pid != Pid::this() && Stat::of(*pid).is_some())
+        .collect()
 }
 
 /// Who took the exclusive flock on a file that we may not open, as far as the table tells.
@@ -177,6 +187,10 @@ mod tests {
             .map(|line| (line.pid.get(), line.device, line.inode))
             .collect();
         assert_eq!(found, [(6, "fe:00", 7)]);
+        let shared: Vec<_> = parse_shared_locks(table)
+            .map(|line| (line.pid.get(), line.device, line.inode))
+            .collect();
+        assert_eq!(shared, [(9, "fe:00", 7)]);
     }
 
     #[test]
@@ -202,13 +216,18 @@ mod tests {
         ] {
             assert_eq!(exclusive_flock(other), None);
         }
+        assert!(has_shared_flock(
+            b"lock:\t1: FLOCK  ADVISORY  READ  6 fe:00:7 0 EOF"
+        ));
+        assert!(!has_shared_flock(behind_a_lease));
     }
 
     proptest! {
         #[test]
         fn any_kernel_text_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let _ = exclusive_flock(&bytes);
-            let _ = parse_locks(&bytes).count();
+            let _ = (parse_locks(&bytes).count(), parse_shared_locks(&bytes).count());
+            let _ = has_shared_flock(&bytes);
             let _ = mount_id(&bytes);
             let _ = mount_device(&bytes, 5);
             let _ = mount_is_remote(&bytes, 5);

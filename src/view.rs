@@ -2,7 +2,7 @@
 //! taken while a holder can be seen.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::held;
@@ -13,8 +13,11 @@ use crate::record::{Contents, Record};
 use crate::roots::seen_by;
 use crate::wait::{Watched, sleep};
 
-/// How long somebody who has been killed is given to be gone.
+/// How long somebody who has been killed is given to be gone, and somebody who only looks to be through.
 const LAST_BREATH: Duration = Duration::from_millis(200);
+
+/// A look takes no longer, if it is let.
+const A_LOOK: Duration = Duration::from_millis(5);
 
 /// What is true of a pid file at one moment.
 #[derive(Debug)]
@@ -110,7 +113,7 @@ pub(crate) fn is_elsewhere(holder: &Holder, path: &Path) -> bool {
 }
 
 /// Looks at the pid file at an absolute path. Waits no more than 200 ms, for a holder that has just
-/// been killed.
+/// been killed, or for somebody else who only looks.
 ///
 /// # Errors
 /// `ErrorKind::PidFile`: something is there that no pid file can be, or it may not be looked at
@@ -137,8 +140,7 @@ fn look_at(file: &OpenFile) -> Result<View> {
 
 fn look_once(file: &OpenFile) -> Result<View> {
     let contents = file.read_settled()?;
-    let state = match holder::identify(file)? {
-        who if who.is_a_look() => unseen(file, &contents)?,
+    let state = match identify_settled(file)? {
         Sighting::Proven(holder) => State::Held(holder),
         Sighting::Ending(holder) => State::Ending(holder),
         Sighting::Starting(locker) => State::Starting(Some(locker)),
@@ -160,12 +162,30 @@ fn look_once(file: &OpenFile) -> Result<View> {
     })
 }
 
+/// Who has the lock, but for others who only look, as we do: they are given time to be through.
+fn identify_settled(file: &OpenFile) -> Result<Sighting> {
+    let end = Instant::now() + LAST_BREATH;
+    loop {
+        let who = holder::identify(file)?;
+        if !who.is_a_look() {
+            return Ok(who);
+        }
+        if Instant::now() >= end {
+            // It is stopped in the middle of that, and keeps everybody from starting.
+            return Ok(match who {
+                Sighting::Starting(locker) => Sighting::Foreign(locker),
+                other => other,
+            });
+        }
+        sleep([], Some(A_LOOK));
+    }
+}
+
 /// Nobody is visible: either nobody is there, or somebody out of sight.
 fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
     if file.is_locked()? {
         // Taken only this instant, perhaps: then it can be seen now.
-        return Ok(match holder::identify(file)? {
-            who if who.is_a_look() => State::Invisible(None),
+        return Ok(match identify_settled(file)? {
             Sighting::Proven(holder) => State::Held(holder),
             Sighting::Starting(locker) => State::Starting(Some(locker)),
             Sighting::Foreign(locker) => State::Foreign(locker),

@@ -14,7 +14,6 @@ use crate::stage::HUNG;
 use crate::world::alone;
 
 const MOTHER: &str = "GATEWAY_TEST_MOTHER";
-const PAGE: usize = 4096;
 
 /// Of linux/userfaultfd.h: numbers of requests, and what they point to.
 const UFFDIO_API: libc::Ioctl = 0xc018_aa3f_u32 as libc::Ioctl;
@@ -22,6 +21,10 @@ const UFFDIO_REGISTER: libc::Ioctl = 0xc020_aa00_u32 as libc::Ioctl;
 const UFFDIO_ZEROPAGE: libc::Ioctl = 0xc020_aa04_u32 as libc::Ioctl;
 const VERSION: u64 = 0xaa;
 const MISSING: u64 = 1;
+
+fn page_size() -> usize {
+    rustix::param::page_size()
+}
 
 /// A system call that must work.
 macro_rules! must {
@@ -39,11 +42,12 @@ fn labour(told: &str) -> ! {
     // Between clone(2) without shared memory and its end the child makes async-signal-safe calls only.
     unsafe {
         let term = block_in_all_threads();
+        let size = page_size();
         let filler = must!("userfaultfd", libc::syscall(libc::SYS_userfaultfd, 0));
         let filler = RawFd::try_from(filler).expect("a descriptor");
         let page = libc::mmap(
             null_mut(),
-            PAGE,
+            size,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
             -1,
@@ -55,7 +59,7 @@ fn labour(told: &str) -> ! {
             "UFFDIO_API",
             libc::ioctl(filler, UFFDIO_API, hello.as_mut_ptr())
         );
-        let mut range = [page as u64, PAGE as u64, MISSING, 0];
+        let mut range = [page as u64, size as u64, MISSING, 0];
         must!(
             "UFFDIO_REGISTER",
             libc::ioctl(filler, UFFDIO_REGISTER, range.as_mut_ptr())
@@ -144,7 +148,7 @@ impl Mother {
     }
 
     fn deliver(self) {
-        let mut range = [self.page, PAGE as u64, 0, 0];
+        let mut range = [self.page, page_size() as u64, 0, 0];
         // SAFETY: the request gets what linux/userfaultfd.h says, and fills the mother's page, not ours.
         unsafe {
             must!(

@@ -121,13 +121,32 @@ fn who_shares_the_lock_is_named_and_left_alone() {
     assert!(stranger.0.is_running());
 }
 
+/// Whoever looks is soon through; the other one is not.
+#[test]
+fn of_two_who_share_the_lock_the_one_that_does_not_only_look_is_named() {
+    let scene = Scene::new();
+    fs::copy("/bin/sleep", scene.path("gateway")).unwrap();
+    for gateway_is_first in [true, false] {
+        let path = scene.pid_file();
+        let look = || Locker::sharing_as(&scene, &path, &["./gateway", "infinity"]);
+        let first = gateway_is_first.then(look);
+        let stranger = Locker::sharing(&scene, &path);
+        let _last = first.or_else(|| Some(look()));
+        let output = scene.finish(["run", "--", "true"]);
+        output
+            .assert_code(82)
+            .assert_says(&format!("pid {} (", stranger.pid()));
+        assert!(output.took < Duration::from_secs(2), "{:?}", output.took);
+    }
+}
+
 /// `status` takes a shared lock for an instant where nobody is to be seen, and may be stopped in that.
 #[test]
-fn a_gateway_that_only_looks_is_waited_for_and_is_nobody_to_others_who_look() {
+fn a_gateway_that_is_stopped_while_it_looks_is_waited_for_and_named() {
     let scene = Scene::new();
     fs::copy("/bin/sleep", scene.path("gateway")).unwrap();
     let mut looking = Locker::sharing_as(&scene, &scene.pid_file(), &["./gateway", "infinity"]);
-    assert_eq!(scene.state(), "free");
+    assert_eq!(scene.state(), "foreign");
     let mut start = scene.start(["run", "--", "true"]);
     // Longer than anybody's probe would be waited for.
     let patience = Instant::now() + Duration::from_millis(600);
