@@ -545,6 +545,37 @@ mod tests {
         assert!(!dead('Z', 2) && !dead('S', 1));
     }
 
+    /// proc_pid_stat(5), fields 45 to 52: the last of memory, arguments and environment, and the exit code.
+    #[test]
+    fn who_has_no_environment_yet_is_becoming_another() {
+        let line = |flags: u64, environment_end: u64| {
+            let zeros = "0 ".repeat(22);
+            let text = format!(
+                "42 (a) D 7 42 42 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 9999 {zeros}5 6 7 8 9 0 {environment_end} 0"
+            );
+            Stat::parse(text.as_bytes()).unwrap()
+        };
+        assert_eq!(line(0, 77).environment_end, 77);
+        assert!(line(0, 0).is_becoming_another() && !line(0, 77).is_becoming_another());
+        assert!(!line(PF_EXITING, 0).is_becoming_another());
+        assert!(!line(PF_KTHREAD, 0).is_becoming_another());
+        let this = Stat::of_this().unwrap();
+        assert!(this.environment_end > 0 && !this.is_becoming_another());
+    }
+
+    #[test]
+    fn a_process_that_was_started_without_an_environment_is_what_it_is() {
+        let mut child = Command::new("sleep").arg("60").env_clear().spawn().unwrap();
+        let pid = Pid::new(child.id().into()).unwrap();
+        while argv(pid).is_empty() {
+            std::thread::yield_now();
+        }
+        assert!(Environ::look(pid).unwrap().unwrap().is_empty());
+        assert!(!Stat::of(pid).unwrap().is_becoming_another());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     #[test]
     fn torn_stat_lines_are_nothing() {
         for line in [
