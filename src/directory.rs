@@ -118,8 +118,10 @@ fn unusable(directory: &Path, errno: Errno) -> Error {
 /// The name of the network file system that a path lies on, if it does: flock may mean less there.
 #[must_use]
 pub fn network_file_system(path: &Path) -> Option<&'static str> {
-    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
-    network_name(rustix::fs::statfs(existing).ok()?.f_type)
+    let existing = path
+        .ancestors()
+        .find_map(|it| rustix::fs::statfs(it).ok())?;
+    network_name(existing.f_type)
 }
 
 /// statfs(2) lists these numbers.
