@@ -21,7 +21,9 @@ use crate::descriptors::{
     Descriptors, Taking, descriptor_with_lock, descriptor_with_shared_lock,
     own_descriptor_with_lock,
 };
-use crate::kernel_locks::{printed_device, shared_takers, takers};
+use crate::kernel_locks::{
+    parse_locks, parse_shared_locks, printed_device, table_of_locks, takers, takers_in,
+};
 use crate::lock::{Authority, FileId, OpenFile};
 use crate::process::{self, Pid, Pinned, Stat};
 use crate::process_table;
@@ -267,9 +269,12 @@ pub fn named(file: &OpenFile) -> Result<Option<Sighting>> {
 /// Not the one that is named: looks through everybody.
 fn search(file: &OpenFile, contents: &Contents) -> Result<Sighting> {
     let device = printed_device(file.as_fd(), file.id().dev);
-    let takers = takers(&device, file.id().inode);
+    let table = table_of_locks();
+    let inode = file.id().inode;
+    let takers = takers_in(parse_locks(&table), &device, inode);
+    let sharers = takers_in(parse_shared_locks(&table), &device, inode);
     if takers.is_empty()
-        && let Some(pid) = find_sharer(file.id(), &device)
+        && let Some(pid) = find_sharer(file.id(), sharers)
     {
         return Ok(undescribed(Locker::now(pid, true)));
     }
@@ -486,15 +491,12 @@ pub(crate) fn is_gateway(pid: Pid) -> bool {
     path.file_name().is_some_and(|name| name == "gateway") || exe(&pid.to_string()) == exe("self")
 }
 
-/// A process that has a shared lock: rather one that is no gateway, because those only look.
-fn find_sharer(file: FileId, device: &str) -> Option<Pid> {
+/// One of these that has a shared lock: rather one that is no gateway, because those only look.
+fn find_sharer(file: FileId, mut sharers: Vec<Pid>) -> Option<Pid> {
     let this = Pid::this();
-    let shares = |pid: &Pid| {
-        let looked = descriptor_with_shared_lock(*pid, file);
-        *pid != this && looked != Descriptors::NotLocked && Stat::of(*pid).is_some()
-    };
-    let mut sharers = shared_takers(device, file.inode);
-    sharers.retain(shares);
+    let lives = |pid: Pid| Stat::of(pid).is_some();
+    let shares = |pid| descriptor_with_shared_lock(pid, file) != Descriptors::NotLocked;
+    sharers.retain(|pid| *pid != this && shares(*pid) && lives(*pid));
     let stays = sharers.iter().copied().find(|pid| !is_gateway(*pid));
     stays.or(sharers.first().copied())
 }

@@ -22,32 +22,40 @@ pub struct Flock {
 /// `fs/locks.c`), like the names of the folders in it.
 #[must_use]
 pub fn exclusive_flock(fdinfo: &[u8]) -> Option<Flock> {
-    fdinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
-        .find_map(|line| {
-            let mut words = line.split_ascii_whitespace().skip(1);
-            let kind = (words.next()?, words.next()?, words.next()?);
-            let mut taker = || Pid::new(words.next()?.parse().ok()?);
-            (kind == ("FLOCK", "ADVISORY", "WRITE")).then(|| Flock { taker: taker() })
+    lock_lines(fdinfo).find_map(|mut words| {
+        let taker = |word: Option<&str>| Pid::new(word?.parse().ok()?);
+        is_flock(&mut words, EXCLUSIVE).then(|| Flock {
+            taker: taker(words.next()),
         })
+    })
 }
 
 /// Whether there is a line for a shared flock.
 #[must_use]
 pub fn has_shared_flock(fdinfo: &[u8]) -> bool {
-    const KIND: [&str; 3] = ["FLOCK", "ADVISORY", "READ"];
-    fdinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
-        .any(|line| line.split_ascii_whitespace().skip(1).take(3).eq(KIND))
+    lock_lines(fdinfo).any(|mut words| is_flock(&mut words, SHARED))
 }
 
 /// Whether there is a line like `lock: 2: LEASE  ACTIVE    WRITE 4925 fe:00:131 0 EOF`.
-pub(crate) fn fdinfo_has_lease(text: &[u8]) -> bool {
-    text.split(|byte| *byte == b'\n')
+pub(crate) fn fdinfo_has_lease(fdinfo: &[u8]) -> bool {
+    lock_lines(fdinfo).any(|mut words| words.next() == Some("LEASE"))
+}
+
+/// The `lock:` lines of a `fdinfo` file, each as its words behind the number.
+fn lock_lines(fdinfo: &[u8]) -> impl Iterator<Item = impl Iterator<Item = &str>> {
+    fdinfo
+        .split(|byte| *byte == b'\n')
         .filter_map(|line| std::str::from_utf8(line.strip_prefix(b"lock:")?).ok())
-        .any(|line| line.split_ascii_whitespace().nth(1) == Some("LEASE"))
+        .map(|line| line.split_ascii_whitespace().skip(1))
+}
+
+/// What the kernel prints of an exclusive flock, and of a shared one.
+const EXCLUSIVE: &str = "WRITE";
+const SHARED: &str = "READ";
+
+/// Whether the next three words are those of such a flock.
+fn is_flock<'t>(words: &mut impl Iterator<Item = &'t str>, kind: &str) -> bool {
+    words.take(3).eq(["FLOCK", "ADVISORY", kind])
 }
 
 /// A flock in `/proc/locks`.
@@ -63,12 +71,12 @@ pub struct LockLine<'a> {
 
 /// The exclusive flocks that are held; waiters (`->`), other locks and torn lines are left out.
 pub fn parse_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
-    parse_flocks(table, "WRITE")
+    parse_flocks(table, EXCLUSIVE)
 }
 
 /// The shared ones, likewise. No gateway keeps one: who only looks takes it for an instant.
 pub fn parse_shared_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
-    parse_flocks(table, "READ")
+    parse_flocks(table, SHARED)
 }
 
 fn parse_flocks<'t>(table: &'t [u8], kind: &'static str) -> impl Iterator<Item = LockLine<'t>> {
@@ -77,7 +85,7 @@ fn parse_flocks<'t>(table: &'t [u8], kind: &'static str) -> impl Iterator<Item =
             .ok()?
             .split_ascii_whitespace()
             .skip(1);
-        if (words.next()?, words.next()?, words.next()?) != ("FLOCK", "ADVISORY", kind) {
+        if !is_flock(&mut words, kind) {
             return None;
         }
         let pid = Pid::new(words.next()?.parse().ok()?)?;
@@ -98,15 +106,16 @@ pub fn table_of_locks() -> Vec<u8> {
 
 /// The processes that `/proc/locks` names as takers of an exclusive flock on this file.
 pub(crate) fn takers(device: &str, inode: u64) -> Vec<Pid> {
-    parse_locks(&table_of_locks())
-        .filter(|line| line.device == device && line.inode == inode)
-        .map(|line| line.pid)
-        .collect()
+    takers_in(parse_locks(&table_of_locks()), device, inode)
 }
 
-/// Those that it names as takers of a shared one.
-pub(crate) fn shared_takers(device: &str, inode: u64) -> Vec<Pid> {
-    parse_shared_locks(&table_of_locks())
+/// The takers of those of these locks that are on this file.
+pub(crate) fn takers_in<'t>(
+    lines: impl Iterator<Item = LockLine<'t>>,
+    device: &str,
+    inode: u64,
+) -> Vec<Pid> {
+    lines
         .filter(|line| line.device == device && line.inode == inode)
         .map(|line| line.pid)
         .collect()
