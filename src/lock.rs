@@ -134,11 +134,11 @@ pub struct Locked(OpenFile);
 
 /// The answer to an attempt.
 #[derive(Debug)]
-pub enum Try {
+pub enum Try<Tried = OpenFile> {
     /// The lock is ours.
     Locked(Locked),
-    /// Another open file description has one.
-    Busy(OpenFile),
+    /// Another open file description has one: this is given back.
+    Busy(Tried),
 }
 
 impl OpenFile {

@@ -9,7 +9,7 @@
 //! Who has no seat looks once a second, and sits down where a seat has become free. So a seat whose
 //! owner is stopped costs the line a second at most, and nobody the lock.
 
-use crate::lock::{FileId, Locked, OpenFile, Try};
+use crate::lock::{FileId, OpenFile, Try};
 use crate::{Result, sys};
 
 /// So many wake together: enough that one of them can act, and too few to be in each other's way.
@@ -22,15 +22,6 @@ const FIRST: i64 = 1 << 62;
 #[derive(Debug)]
 pub struct Seat {
     file: OpenFile,
-}
-
-/// The answer to who tries the lock from a seat.
-#[derive(Debug)]
-pub enum Rise {
-    /// The lock is ours.
-    Locked(Locked),
-    /// Somebody was quicker.
-    Busy(Seat),
 }
 
 impl Seat {
@@ -46,14 +37,14 @@ impl Seat {
     ///
     /// # Errors
     /// As [`OpenFile::try_lock`].
-    pub fn try_lock(self) -> Result<Rise> {
+    pub fn try_lock(self) -> Result<Try<Self>> {
         match self.file.try_lock()? {
             Try::Locked(locked) => {
                 // What cannot be left was none: there are no such locks here.
                 let _ = sys::free_byte_locks(&*locked, FIRST);
-                Ok(Rise::Locked(locked))
+                Ok(Try::Locked(locked))
             }
-            Try::Busy(file) => Ok(Rise::Busy(Self { file })),
+            Try::Busy(file) => Ok(Try::Busy(Self { file })),
         }
     }
 
@@ -88,10 +79,10 @@ mod tests {
         let open = || OpenFile::open_or_create(&path).unwrap();
         let sit = || Seat::take(open()).unwrap();
         let row = [sit(), sit(), sit()];
-        let Rise::Locked(_locked) = sit().try_lock().unwrap() else {
+        let Try::Locked(_locked) = sit().try_lock().unwrap() else {
             panic!("nobody else has it");
         };
-        let Rise::Busy(_kept) = sit().try_lock().unwrap() else {
+        let Try::Busy(_kept) = sit().try_lock().unwrap() else {
             panic!("it is locked");
         };
         assert!(Seat::take(open()).is_none());

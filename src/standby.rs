@@ -17,7 +17,7 @@ use crate::bystanders::Bystanders;
 use crate::holder::{Holder, Sighting};
 use crate::lock::{FileId, Locked, OpenFile, Try};
 use crate::record::{Contents, Record};
-use crate::seats::{Rise, Seat};
+use crate::seats::Seat;
 
 /// The holder is proven again after so long, whatever it looks like: it may have closed its lock and
 /// live on, and whoever has the lock now not have written. Without a seat a standby learns of a new
@@ -104,8 +104,8 @@ impl Standby {
     fn rise(&mut self, path: &Path) -> Result<Again> {
         let here = |seat: &mut Seat| FileId::at(path).is_ok_and(|id| id == seat.file());
         match self.seat.take_if(here).map(Seat::try_lock).transpose()? {
-            Some(Rise::Locked(locked)) => return Ok(Again::Mine(locked)),
-            Some(Rise::Busy(seat)) => self.seat = Some(seat),
+            Some(Try::Locked(locked)) => return Ok(Again::Mine(locked)),
+            Some(Try::Busy(seat)) => self.seat = Some(seat),
             None => {}
         }
         Ok(Again::Changed)
