@@ -18,13 +18,14 @@ pub struct ProcessTable {
 }
 
 impl ProcessTable {
-    /// Opens what is read here, and keeps two descriptors.
+    /// Opens `/proc`, and keeps it open.
     ///
     /// # Errors
-    /// `/proc` is not mounted or not readable, or no descriptor is left.
+    /// It is not mounted or not readable, or no descriptor is left.
     pub fn open() -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
-            directory: open_proc()?,
+            directory: rustix::fs::open("/proc", flags, Mode::empty())?,
             load: None,
         })
     }
@@ -36,11 +37,23 @@ impl ProcessTable {
     /// They cannot be listed just now: that does not mean that there are none.
     pub fn list(&self) -> io::Result<Vec<(Pid, u64)>> {
         seek(&self.directory, SeekFrom::Start(0))?;
-        list(&self.directory)
+        let mut buffer = Vec::with_capacity(32 * 1024);
+        let mut entries = RawDir::new(&self.directory, buffer.spare_capacity_mut());
+        let mut found = Vec::with_capacity(256);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_str().ok();
+            let pid = name.and_then(|name| Pid::new(name.parse().ok()?));
+            found.extend(pid.map(|pid| (pid, entry.ino())));
+        }
+        // The kernel goes by the numbers already.
+        found.sort_unstable();
+        Ok(found)
     }
 
-    /// The pid that was handed out last: the last word of `/proc/loadavg` (proc_loadavg(5)). Where it
-    /// has not changed, no process got its number from the kernel since. `None`: it does not tell.
+    /// The pid that was handed out last: the last word of `/proc/loadavg` (proc_loadavg(5)), which is kept
+    /// open. Where it has not changed, no process got its number from the kernel since. `None`: it does
+    /// not tell.
     #[must_use]
     pub fn newest(&mut self) -> Option<Pid> {
         if let Some(newest) = self.load.as_ref().and_then(last_word) {
@@ -64,28 +77,8 @@ fn last_word(load: &File) -> Option<Pid> {
 /// # Errors
 /// They cannot be listed just now: that does not mean that there are none.
 pub fn all() -> io::Result<Vec<Pid>> {
-    let listed = list(&open_proc()?)?;
+    let listed = ProcessTable::open()?.list()?;
     Ok(listed.into_iter().map(|(pid, _)| pid).collect())
-}
-
-fn open_proc() -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open("/proc", flags, Mode::empty())?)
-}
-
-fn list(proc: &OwnedFd) -> io::Result<Vec<(Pid, u64)>> {
-    let mut buffer = Vec::with_capacity(32 * 1024);
-    let mut entries = RawDir::new(proc, buffer.spare_capacity_mut());
-    let mut found = Vec::with_capacity(256);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_str().ok();
-        let pid = name.and_then(|name| Pid::new(name.parse().ok()?));
-        found.extend(pid.map(|pid| (pid, entry.ino())));
-    }
-    // The kernel goes by the numbers already.
-    found.sort_unstable();
-    Ok(found)
 }
 
 /// Processes and who their parents are, at one moment.
