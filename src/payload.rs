@@ -458,7 +458,7 @@ fn signal_one(stat: &Stat, signal: Signal) -> bool {
     let Ok(Some(pinned)) = Pinned::open_shown(stat.pid) else {
         return false;
     };
-    let same = Stat::of(stat.pid).is_some_and(|again| again.start_time == stat.start_time);
+    let same = matches!(stat.again(), Ok(Some(_)));
     same && send(&pinned, signal).is_ok()
 }
 

@@ -220,6 +220,15 @@ impl Stat {
         Ok(line.and_then(|line| Self::parse(&line)))
     }
 
+    /// The same process as it is now; `None` where it is gone, and its number may be somebody else's.
+    ///
+    /// # Errors
+    /// As [`Stat::look`].
+    pub fn again(&self) -> io::Result<Option<Self>> {
+        let same = |now: &Self| now.start_time == self.start_time;
+        Ok(Self::look(self.pid)?.filter(same))
+    }
+
     /// Reads our own.
     ///
     /// # Errors

@@ -91,8 +91,7 @@ impl Survivor {
             return Ok(None);
         };
         // Looked at again behind the pidfd: the number may have been handed on since.
-        let again = Stat::look(stat.pid)?.filter(|again| again.start_time == stat.start_time);
-        Ok(again.map(|stat| Self {
+        Ok(stat.again()?.map(|stat| Self {
             pinned,
             start_time: stat.start_time,
             tie,
@@ -261,9 +260,9 @@ impl<'a> Run<'a> {
     /// A disk may keep a process in the middle of execve(2) for long: until it is through, its
     /// environment is empty, as that of a process which was started without one.
     fn may_turn_out_to_belong(&self, stat: &Stat) -> io::Result<bool> {
-        let now = Stat::look(stat.pid)?.filter(|now| now.start_time == stat.start_time);
         let eligible = |record| is_of_an_eligible_user(record, stat);
-        Ok(now.is_some_and(|now| now.is_becoming_another()) && self.record.is_none_or(eligible))
+        let becomes_another = stat.again()?.is_some_and(|now| now.is_becoming_another());
+        Ok(becomes_another && self.record.is_none_or(eligible))
     }
 
     fn tie(&self, stat: &Stat) -> io::Result<Look> {
@@ -412,9 +411,9 @@ fn same_invocation(environ: &Environ, record: &Record) -> bool {
 /// On its way out, and of a user whose processes the run could have had. It is looked at again: it
 /// may have been killed since.
 fn may_have_belonged(record: &Record, stat: &Stat) -> bool {
-    let leaving =
-        |now: Stat| now.start_time == stat.start_time && now.is_exiting() && !now.is_dead();
-    is_of_an_eligible_user(record, stat) && Stat::of(stat.pid).is_some_and(leaving)
+    let leaving = |now: Stat| now.is_exiting() && !now.is_dead();
+    let now = || stat.again().ok().flatten();
+    is_of_an_eligible_user(record, stat) && now().is_some_and(leaving)
 }
 
 fn is_of_an_eligible_user(record: &Record, stat: &Stat) -> bool {
