@@ -476,9 +476,6 @@ impl Seeker<'_, '_> {
     fn sweep(&mut self, mine: &Mine) -> Result<Swept> {
         let ended = self.saw_the_end_of(&mine.last);
         let run = Run::of(&mine.locked, &mine.last, ended)?;
-        if !run.may_have_survivors() {
-            return Ok(Swept::Clean(Vec::new()));
-        }
         let patience = self.patience_with_survivors();
         let progress = &mut *self.progress;
         let mut tell = |survivors: &[Survivor]| progress(Progress::Ending { survivors });

@@ -192,9 +192,6 @@ impl<'a> Run<'a> {
     /// Somebody could not be looked at just now: that does not mean that nobody is left.
     pub fn survivors(&self, bystanders: &mut Bystanders) -> io::Result<Found> {
         let mut found = Found::default();
-        if !self.may_have_survivors() {
-            return Ok(found);
-        }
         let family = bystanders.all_others()?;
         let this = Pid::this();
         let living = family

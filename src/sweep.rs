@@ -106,6 +106,9 @@ pub fn sweep(
     interrupt: &mut dyn Interrupt,
     told: &mut dyn FnMut(&[Survivor]),
 ) -> Result<Swept> {
+    if !run.may_have_survivors() {
+        return Ok(Swept::Clean(Vec::new()));
+    }
     let mut sweep = Sweep::begin(run, bystanders, patience);
     loop {
         if let Some(swept) = sweep.turn(told)? {
@@ -190,7 +193,7 @@ impl<'a> Sweep<'a> {
                 return Ok(false);
             };
             self.quiet_since = before.filter(|_| whole);
-            if !self.left.is_empty() || !self.run.may_have_survivors() {
+            if !self.left.is_empty() {
                 self.looks = 0;
                 return Ok(true);
             }

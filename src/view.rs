@@ -166,16 +166,14 @@ fn look_once(file: &OpenFile) -> Result<View> {
 fn identify_settled(file: &OpenFile) -> Result<Sighting> {
     let end = Instant::now() + LAST_BREATH;
     loop {
-        let who = holder::identify(file)?;
-        if !who.is_a_look() {
-            return Ok(who);
-        }
-        if Instant::now() >= end {
-            // It is stopped in the middle of that, and keeps everybody from starting.
-            return Ok(match who {
-                Sighting::Starting(locker) => Sighting::Foreign(locker),
-                other => other,
-            });
+        match holder::identify(file)? {
+            Sighting::Starting(locker) if locker.shared => {
+                // It is stopped in the middle of that, and keeps everybody from starting.
+                if Instant::now() >= end {
+                    return Ok(Sighting::Foreign(locker));
+                }
+            }
+            who => return Ok(who),
         }
         sleep([], Some(A_LOOK));
     }
