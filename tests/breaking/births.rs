@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::null_mut;
 
-use crate::harness::{Payload, Scene, Signal, has_pending, until, wait_until};
+use crate::harness::{Call, Payload, Scene, Signal, Trace, has_pending, kill, until, wait_until};
 use crate::stage::HUNG;
 use crate::world::alone;
 
@@ -185,4 +185,55 @@ fn a_child_that_is_born_behind_the_last_look_is_found() {
         next.output().assert_code(5);
         scene.assert_never_two_payloads();
     });
+}
+
+/// Forty-four survivors that do not listen.
+const DEAF: &str = "trap '' TERM
+for i in 1 2 3 4; do
+    for j in 1 2 3 4 5 6 7 8 9 10 11; do sleep infinity & echo $! >>\"$SCENE/deaf\"; done
+done
+echo ready >>\"$SCENE/marks\"
+exec sleep infinity
+";
+
+/// However often the search has found somebody: what finds nobody counts only where nobody was born since.
+#[test]
+fn the_last_look_after_many_deaths_is_believed_no_sooner_than_any() {
+    alone(|| {
+        let scene = Scene::new();
+        let mut holder = scene.hold_with(&[], Payload::Script(DEAF));
+        scene.wait_for_mark("ready");
+        let mut births = scene.command("sh");
+        births.args(["-c", "while :; do /bin/true; done"]);
+        let _births = scene.spawn(births);
+        holder.crash();
+        let start = scene.gateway(["run", "--", "true"]);
+        let mut trace = Trace::start(&scene, "trace=lseek,ppoll,pread64,pwrite64", &start);
+        for deaf in scene.lines("deaf") {
+            let before = lists(&trace.calls());
+            // A very busy machine lets the sweep kill the rest first; the look after that is still the last.
+            wait_until("another look", HUNG, || {
+                lists(&trace.calls()) > before || !trace.process.is_running()
+            });
+            kill(deaf.parse().expect("a pid"));
+        }
+        trace.process.end_within(HUNG);
+        let calls = trace.calls();
+        let gateway = calls[0].pid;
+        let written = calls
+            .iter()
+            .position(|call| call.pid == gateway && call.name == "pwrite64");
+        let search = &calls[..written.expect("the record")];
+        let asks_a_survivor = |call: &Call| call.name == "ppoll" && call.rest.starts_with("[{");
+        let last = search.iter().rposition(asks_a_survivor);
+        let after = &search[last.expect("survivors")..];
+        // The number that was handed out last is asked for behind it, and nothing else is read any more.
+        let asked = after.iter().any(|call| call.name == "pread64");
+        assert!(asked, "{after:#?}");
+    });
+}
+
+/// How often the processes were listed: each time begins with it.
+fn lists(calls: &[Call]) -> usize {
+    calls.iter().filter(|call| call.name == "lseek").count()
 }
