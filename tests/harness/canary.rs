@@ -3,11 +3,10 @@
 //! It blocks every signal, so that whatever is sent to it stays pending, where the kernel shows it;
 //! what cannot be blocked kills or stops it.
 
-use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use super::process::state;
+use super::process::{pending, state};
 
 /// A process that remembers all signals it was ever sent; in nobody's scene.
 pub struct Canary(Child);
@@ -68,16 +67,6 @@ pub fn assert_heard_nothing(pid: u32) {
         matches!(state, Some('R' | 'S' | 'D')),
         "the bystander {pid} was killed or stopped: {state:?}"
     );
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
-    let pending: Vec<&str> = status
-        .lines()
-        .filter(|line| line.starts_with("SigPnd") || line.starts_with("ShdPnd"))
-        .filter_map(|line| line.split_whitespace().nth(1))
-        .filter(|set| set.bytes().any(|digit| digit != b'0'))
-        .collect();
-    assert_eq!(
-        pending,
-        Vec::<&str>::new(),
-        "the bystander {pid} was signalled"
-    );
+    let pending = pending(pid).expect("it lives");
+    assert_eq!(pending, 0, "the bystander {pid} was signalled: {pending:b}");
 }

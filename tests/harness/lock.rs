@@ -69,6 +69,11 @@ impl Locker {
             let table = fs::read_to_string("/proc/locks");
             table.expect("the kernel's table").contains(&line)
         });
+        let words = format!("{}\0", command.join("\0"));
+        wait_until("its command", SOON, || {
+            let now = fs::read_to_string(format!("/proc/{}/cmdline", locker.pid()));
+            now.is_ok_and(|now| now == words)
+        });
         locker
     }
 

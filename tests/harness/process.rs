@@ -281,12 +281,20 @@ pub fn state(number: u32) -> Option<char> {
     stat_field(number, 3)?.chars().next()
 }
 
-/// Whether this signal was sent to the process, which blocks it (proc_pid_status(5), `ShdPnd`).
+/// The signals that were sent to the process, or to its first thread, and that it blocks: a bit for each
+/// (proc_pid_status(5), `SigPnd` and `ShdPnd`). `None`: it is gone.
+pub fn pending(number: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{number}/status")).ok()?;
+    let set = |name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(line.expect("a set of signals").trim(), 16).expect("in hex")
+    };
+    Some(set("SigPnd:") | set("ShdPnd:"))
+}
+
+/// Whether this signal was sent to the process, which blocks it.
 pub fn has_pending(number: u32, signal: Signal) -> bool {
-    let status = fs::read_to_string(format!("/proc/{number}/status")).unwrap_or_default();
-    let set = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
-    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    set.is_some_and(|set| set & 1 << (signal.as_raw() - 1) != 0)
+    pending(number).is_some_and(|set| set & 1 << (signal.as_raw() - 1) != 0)
 }
 
 /// Whether a process is there and runs; a zombie does not. Numbers are handed on, quickly on a busy
