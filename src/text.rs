@@ -12,6 +12,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Text(pub OsString);
 
+impl AsRef<OsStr> for Text {
+    fn as_ref(&self) -> &OsStr {
+        &self.0
+    }
+}
+
 impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.to_str() {
@@ -52,8 +58,12 @@ impl<'de> Visitor<'de> for EitherForm {
 /// Text for a person's terminal: control characters of strangers do not get there.
 #[must_use]
 pub fn printable(text: &OsStr) -> String {
+    let text = text.to_string_lossy();
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.into_owned();
+    }
     let mut out = String::new();
-    for character in text.to_string_lossy().chars() {
+    for character in text.chars() {
         if character.is_control() || turns_text_around(character) {
             out.extend(character.escape_default());
         } else {
@@ -80,8 +90,8 @@ pub fn quoted(word: &OsStr) -> String {
 
 /// A command line, as it can be typed.
 #[must_use]
-pub fn command_line(argv: &[OsString]) -> String {
-    let words: Vec<String> = argv.iter().map(|word| quoted(word)).collect();
+pub fn command_line(argv: &[impl AsRef<OsStr>]) -> String {
+    let words: Vec<String> = argv.iter().map(|word| quoted(word.as_ref())).collect();
     words.join(" ")
 }
 

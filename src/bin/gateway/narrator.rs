@@ -205,10 +205,7 @@ impl Chronicle<'_> {
 
 fn running(record: &Record) {
     if let Some(payload) = &record.payload {
-        log::info!(
-            "running {}",
-            words::process(payload.pid, &words::words(&payload.argv))
-        );
+        log::info!("running {}", words::process(payload.pid, &payload.argv));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is known, in words for a tired person: what happened, to which pid, at which path, and
 //! what to type next.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use gateway_lock::record::{Asker, End, Manager, Reason, Record};
 use gateway_lock::survivors::Survivor;
 use gateway_lock::sweep::Ended;
 use gateway_lock::takeover::{Bar, Mode, Refusal};
-use gateway_lock::text::{Text, printable};
+use gateway_lock::text::printable;
 pub use gateway_lock::text::{command_line, quoted};
 use gateway_lock::time::Timestamp;
 use gateway_lock::user::user_name;
@@ -55,7 +55,7 @@ pub fn path(path: &Path) -> String {
 }
 
 /// A command line, cut to a readable length.
-pub fn command(argv: &[OsString]) -> String {
+pub fn command(argv: &[impl AsRef<OsStr>]) -> String {
     let mut line = command_line(argv);
     if line.chars().count() > LONGEST_COMMAND {
         line = line.chars().take(LONGEST_COMMAND).collect();
@@ -65,7 +65,7 @@ pub fn command(argv: &[OsString]) -> String {
 }
 
 /// `pid 4925 (sleep 600)`
-pub fn process(pid: Pid, argv: &[OsString]) -> String {
+pub fn process(pid: Pid, argv: &[impl AsRef<OsStr>]) -> String {
     if argv.is_empty() {
         format!("pid {pid}")
     } else {
@@ -75,17 +75,12 @@ pub fn process(pid: Pid, argv: &[OsString]) -> String {
 
 /// Who wrote a record: its pid may be a number of another pid namespace, and somebody else's here.
 pub fn recorded(record: &Record) -> String {
-    let who = process(record.pid, &words(record.command()));
+    let who = process(record.pid, record.command());
     if numbers_mean_the_same(record) {
         who
     } else {
         format!("{who}, a number of another pid namespace")
     }
-}
-
-/// The words of a recorded command line.
-pub fn words(argv: &[Text]) -> Vec<OsString> {
-    argv.iter().map(|text| text.0.clone()).collect()
 }
 
 /// `3 h 12 min`, `45 s`, `0.2 s`
@@ -505,7 +500,7 @@ fn survivors(left: &[Survivor], own_ancestor: bool, subject: &Subject) -> String
 
 /// Who asked for the end.
 pub fn asker(asker: &Asker) -> String {
-    process(asker.pid, &words(&asker.argv))
+    process(asker.pid, &asker.argv)
 }
 
 /// How the last run ended: `stopped by pid 1 (systemd) 2 h ago, exit 0`
@@ -578,11 +573,10 @@ mod tests {
 
     #[test]
     fn command_lines_are_short_and_cannot_move_the_cursor() {
-        let argv = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(command(&argv(&["sh", "-c", "a b"])), "sh -c 'a b'");
-        assert_eq!(command(&argv(&["\x1b[2J"])), "'\\u{1b}[2J'");
+        assert_eq!(command(&["sh", "-c", "a b"]), "sh -c 'a b'");
+        assert_eq!(command(&["\x1b[2J"]), "'\\u{1b}[2J'");
         assert_eq!(
-            command(&argv(&["x".repeat(200).as_str()])).chars().count(),
+            command(&["x".repeat(200).as_str()]).chars().count(),
             LONGEST_COMMAND + 1
         );
     }

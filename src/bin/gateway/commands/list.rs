@@ -80,7 +80,7 @@ impl Row {
             .or_insert_with(|| user_name(record.uid));
         self.user = Some(user.clone());
         self.unit = record.unit.as_ref().map(|unit| printable(unit.as_ref()));
-        self.command = Some(words::command(&words::words(record.command())));
+        self.command = Some(words::command(record.command()));
     }
 
     fn locker(&mut self, locker: &Locker) {

@@ -286,7 +286,7 @@ fn after(acquired: &Acquired) -> String {
         Some(record) if record.end.is_none() && !record.exec && acquired.replaced.is_empty() => {
             format!(
                 "; the last run, {}, ended without a word",
-                words::process(record.pid, &words::words(record.command()))
+                words::process(record.pid, record.command())
             )
         }
         _ => String::new(),

@@ -327,7 +327,7 @@ fn crashed(view: &View) -> String {
             };
             format!(
                 "{} {how} at or after {}",
-                words::process(record.pid, &words::words(record.command())),
+                words::process(record.pid, record.command()),
                 words::rough_moment(record.since, Timestamp::now())
             )
         }
@@ -341,11 +341,11 @@ fn free(view: &View, subject: &Subject) -> String {
         Some(record) if record.exec => {
             format!(
                 "{} became its command, and let go",
-                words::process(record.pid, &words::words(record.command()))
+                words::process(record.pid, record.command())
             )
         }
         Some(record) => {
-            let who = words::process(record.pid, &words::words(record.command()));
+            let who = words::process(record.pid, record.command());
             let original = words::path(&record.path());
             format!("nobody holds the lock; it is a copy of {original}, which {who} wrote")
         }
