@@ -5,8 +5,9 @@
 //! number inside an argument. After an ordered end line 1 is blank: a pid on line 1 of an unlocked
 //! file means a crash.
 
+mod end;
+
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,8 @@ use crate::process::Pid;
 use crate::signal::Signal;
 pub use crate::text::Text;
 use crate::time::{Limit, Timestamp, unix_micros};
+use end::read_record;
+pub use end::{Asker, End, Exit, Reason};
 
 /// The format this version writes. Keys are only ever added; unknown ones are ignored.
 pub const FORMAT: u32 = 1;
@@ -67,87 +70,6 @@ pub struct Payload {
     /// The command.
     pub argv: Vec<Text>,
 }
-
-/// How a command ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Exit {
-    /// By itself, with this code.
-    Code(i32),
-    /// By this signal, real-time ones included.
-    Signal(#[serde(deserialize_with = "died_of")] Signal),
-}
-
-/// What a child died of need not have a name.
-fn died_of<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Signal, D::Error> {
-    i32::deserialize(deserializer).map(Signal::from_wait)
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit {code}"),
-            Self::Signal(signal) => write!(f, "killed by {signal}"),
-        }
-    }
-}
-
-/// Why a run ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reason {
-    /// The command ended by itself.
-    Exited,
-    /// Somebody asked for it.
-    Stopped,
-    /// Another gateway took over.
-    Replaced,
-    /// Somebody else has the pid file.
-    Lost,
-}
-
-/// Who asked for the end.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Asker {
-    /// The sender of the signal, as the kernel vouches for it.
-    pub pid: Pid,
-    /// Its uid.
-    pub uid: u32,
-    /// Its command line, if it could still be read.
-    #[serde(default)]
-    pub argv: Vec<Text>,
-}
-
-/// How a run ended in order.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct End {
-    /// When.
-    pub ended: Timestamp,
-    /// How the command ended; none where there was none, or nobody knows.
-    #[serde(default)]
-    pub exit: Option<Exit>,
-    /// Why.
-    pub reason: Reason,
-    /// Who asked.
-    #[serde(default)]
-    pub by: Option<Asker>,
-}
-
-impl End {
-    /// Now, for this reason, and with nothing known of a command.
-    #[must_use]
-    pub fn now(reason: Reason) -> Self {
-        Self {
-            ended: Timestamp::now(),
-            exit: None,
-            reason,
-            by: None,
-        }
-    }
-}
-
-/// What is written of no run that goes on.
-const END: &str = r#""ended":"#;
 
 /// The record: everything a stranger needs to know of the holder.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -210,8 +132,8 @@ pub struct Record {
     /// The command, once it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Payload>,
-    /// How it ended, if it ended in order. Its keys stand beside the others, and are read apart from
-    /// them: serde would make a copy of every value to find them.
+    /// How it ended, if it ended in order. Its keys stand beside the others, and are read together with
+    /// them by the file, not by this type's `Deserialize`.
     #[serde(flatten, skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
 }
@@ -330,22 +252,23 @@ pub fn begins_as_record(bytes: &[u8]) -> bool {
 }
 
 fn decode_record(bytes: &[u8]) -> Option<Record> {
-    let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
-    let (first, second) = (lines.next()?, lines.next()?);
-    lines.next()?; // the second line was ended, too
     // Checked for UTF-8 once, and not string by string.
-    let json = std::str::from_utf8(second).ok()?;
-    let mut record: Record = serde_json::from_str(json).ok()?;
-    if json.contains(END) {
-        record.end = serde_json::from_str(json).ok();
-    }
+    let (first, rest) = valid_part(bytes).split_once('\n')?;
+    let (json, _) = rest.split_once('\n')?;
+    let record = read_record(json).ok()?;
     let agrees = if first.is_empty() {
         record.end.is_some()
     } else {
-        decode_pid(first)? == record.pid
+        decode_pid(first.as_bytes())? == record.pid
     };
     let sound = record.format >= 1 && record.generation <= MAX_EXACT && is_run_id(&record.run_id);
     (agrees && sound).then_some(record)
+}
+
+/// As much as is UTF-8: behind the record may be anything.
+fn valid_part(bytes: &[u8]) -> &str {
+    let part = |error: std::str::Utf8Error| std::str::from_utf8(&bytes[..error.valid_up_to()]);
+    std::str::from_utf8(bytes).or_else(part).unwrap_or_default()
 }
 
 fn decode_hint(bytes: &[u8]) -> Option<Hint> {
@@ -506,7 +429,7 @@ pub(crate) mod tests {
     #[test]
     fn a_record_is_read_in_front_of_an_old_longer_one() {
         let mut bytes = example().encode();
-        bytes.extend(b"tail\nof an older record\n");
+        bytes.extend(b"tail\nof an older \xff record\n");
         assert_eq!(
             Contents::decode(&bytes),
             Contents::Record(Box::new(example_like(&bytes)))

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A moment, written as RFC 3339 in UTC with microseconds.
@@ -38,10 +39,22 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_rfc3339(&text)
-            .map(Self)
-            .map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Rfc3339)
+    }
+}
+
+struct Rfc3339;
+
+impl Visitor<'_> for Rfc3339 {
+    type Value = Timestamp;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a moment as in RFC 3339")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Timestamp, E> {
+        let moment = humantime::parse_rfc3339(text);
+        moment.map(Timestamp).map_err(E::custom)
     }
 }
 
@@ -88,20 +101,32 @@ impl Serialize for Limit {
 
 impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Seconds(f64),
-            Word(String),
-        }
-        match Form::deserialize(deserializer)? {
-            Form::Seconds(seconds) => Duration::try_from_secs_f64(seconds)
-                .map(Self::After)
-                .map_err(serde::de::Error::custom),
-            Form::Word(word) if word == "infinity" => Ok(Self::Never),
-            Form::Word(word) => Err(serde::de::Error::custom(format!(
-                "not a length of time: {word}"
-            ))),
+        deserializer.deserialize_any(SecondsOrInfinity)
+    }
+}
+
+struct SecondsOrInfinity;
+
+impl Visitor<'_> for SecondsOrInfinity {
+    type Value = Limit;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("seconds, or \"infinity\"")
+    }
+
+    fn visit_f64<E: Error>(self, seconds: f64) -> Result<Limit, E> {
+        let length = Duration::try_from_secs_f64(seconds);
+        length.map(Limit::After).map_err(E::custom)
+    }
+
+    fn visit_u64<E: Error>(self, seconds: u64) -> Result<Limit, E> {
+        Ok(Limit::After(Duration::from_secs(seconds)))
+    }
+
+    fn visit_str<E: Error>(self, word: &str) -> Result<Limit, E> {
+        match word {
+            "infinity" => Ok(Limit::Never),
+            _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
         }
     }
 }
