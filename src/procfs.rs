@@ -8,40 +8,44 @@ pub(crate) const PROC_NEEDED: &str =
     "the lock's holder is proven by /proc: mount it (mount -t proc proc /proc)";
 
 /// Reads a line, all that there is in the file: up to its end, so that nobody has to ask whether there is
-/// more. What is longer than 4 KiB is cut.
+/// more. What is longer than 2 KiB is cut.
 pub(crate) fn read_line(path: &str) -> io::Result<Vec<u8>> {
-    read_until(path, 4096, |bytes| bytes.ends_with(b"\n"))
+    let mut bytes = [0; 2048];
+    let length = fill(&mut File::open(path)?, &mut bytes, |read| {
+        read.ends_with(b"\n")
+    })?;
+    Ok(bytes[..length].to_vec())
 }
 
 /// Reads a file, and no more of it than `limit` bytes, whatever its size claims to be: files of
 /// `/proc` claim none, and are read in large pieces because each piece is made anew.
 pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
-    read_until(path, limit, |_| false)
-}
-
-fn read_until(path: &str, limit: usize, is_all: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let mut bytes = vec![0; limit.min(4096)];
     let mut length = 0;
     loop {
+        length += fill(&mut file, &mut bytes[length..], |_| false)?;
+        if length < bytes.len() || length == limit {
+            break;
+        }
+        bytes.resize(limit.min(length * 4), 0);
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// Reads until the buffer is full, the file is at its end, or that is all; returns how much there is.
+fn fill(file: &mut File, bytes: &mut [u8], is_all: impl Fn(&[u8]) -> bool) -> io::Result<usize> {
+    let mut length = 0;
+    while length < bytes.len() && !is_all(&bytes[..length]) {
         match file.read(&mut bytes[length..]) {
             Ok(0) => break,
             Ok(read) => length += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-        if is_all(&bytes[..length]) {
-            break;
-        }
-        if length == bytes.len() {
-            if length == limit {
-                break;
-            }
-            bytes.resize(limit.min(length * 4), 0);
-        }
     }
-    bytes.truncate(length);
-    Ok(bytes)
+    Ok(length)
 }
 
 /// The value in a line `NAME:` and white space, of a file with a line for each (proc_pid_status(5),
