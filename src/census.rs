@@ -5,27 +5,23 @@
 //! one, as `status` does.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{Mode, OFlags};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::held;
-use crate::holder::{self, Holder};
+use crate::holder::{self, Holder, is_of_namespace};
 use crate::kernel_locks::{
     LockLine, parse_locks, parse_shared_locks, printed_device, table_of_locks,
 };
-use crate::lock::{FileId, open_unseen};
-use crate::place::FILE_NAME;
-use crate::record::{Contents, MAX_SIZE};
-use crate::unusable::may_be_pid_file;
+use crate::listing::{Directory, Peeked};
+use crate::lock::FileId;
+use crate::process::{self, Pid};
+use crate::record::Contents;
 use crate::view::{self, State, View};
+use crate::workers::share_out;
 use crate::{Error, ErrorKind, Result};
-
-/// A file that makes no sense is read so often: it may be in the middle of being written.
-const TRIES: u32 = 5;
 
 /// Every gateway that can be seen, by its lock, and every pid file in the given directories and one
 /// level below them, in the order of their paths. Waits for nobody.
@@ -33,40 +29,76 @@ const TRIES: u32 = 5;
 /// # Errors
 /// `/proc` cannot be read.
 pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
+    list_as(places, |view| view)
+}
+
+/// Likewise, each made into something else as soon as it is seen. Many are looked at by several threads,
+/// which have ended when this returns; where no thread can be had, by this one alone.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> Result<Vec<T>> {
     if !Path::new("/proc/self").exists() {
         return Err(Error::new(ErrorKind::System, "cannot read /proc")
             .advise("mount it (mount -t proc proc /proc)"));
     }
     let table = table_of_locks();
-    let mut census = Census::of(&table);
-    let mut views: Vec<View> = Vec::new();
-    for place in places {
-        views.extend(census.take_in(place));
+    let census = Census::of(&table);
+    let entry = |view| Entry::of(view, &make);
+    let opened = places.iter().filter_map(|path| Directory::open(path));
+    let directories: Vec<Directory> = opened.collect();
+    let mut files = Vec::new();
+    for directory in &directories {
+        files.extend(directory.files().into_iter().map(|name| (directory, name)));
     }
-    views.extend(census.others().filter_map(view_elsewhere));
-    let key = |view: &View| view.path.as_os_str().to_owned();
-    views.sort_by_cached_key(key);
-    // Two containers may each have one at the same path.
-    let pid = |view: &View| view.state.holder().map(Holder::pid);
-    views.dedup_by(|one, other| {
-        one.path == other.path && one.state.name() == other.state.name() && pid(one) == pid(other)
+    let mut entries = share_out(&files, |(directory, name)| {
+        census.view(directory, name).map(entry)
     });
-    Ok(views)
+    entries.extend(census.others().filter_map(view_elsewhere).map(entry));
+    entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
+    // Two containers may each have one at the same path.
+    entries.dedup_by(|one, other| {
+        (&one.path, one.state, one.pid) == (&other.path, other.state, other.pid)
+    });
+    Ok(entries.into_iter().map(|entry| entry.made).collect())
+}
+
+/// What was made of a view, and what tells it from others.
+struct Entry<T> {
+    path: PathBuf,
+    state: &'static str,
+    pid: Option<Pid>,
+    made: T,
+}
+
+impl<T> Entry<T> {
+    fn of(view: View, make: impl Fn(View) -> T) -> Self {
+        Self {
+            path: view.path.clone(),
+            state: view.state.name(),
+            pid: view.state.holder().map(Holder::pid),
+            made: make(view),
+        }
+    }
 }
 
 /// The kernel's table of locks, and which lines of it are explained by a file that was found.
 struct Census<'t> {
-    lines: Vec<(LockLine<'t>, bool)>,
+    lines: Vec<(LockLine<'t>, AtomicBool)>,
     by_inode: HashMap<u64, Vec<usize>>,
     /// Inodes on which somebody has a shared lock.
     shared: HashSet<u64>,
+    /// Our own pid namespace.
+    namespace: Option<u64>,
     /// What the table calls a file system, by `st_dev`.
-    devices: HashMap<u64, String>,
+    devices: Mutex<HashMap<u64, String>>,
 }
 
 impl<'t> Census<'t> {
     fn of(table: &'t [u8]) -> Self {
-        let lines: Vec<_> = parse_locks(table).map(|line| (line, false)).collect();
+        let lines: Vec<_> = parse_locks(table)
+            .map(|line| (line, AtomicBool::new(false)))
+            .collect();
         let mut by_inode: HashMap<u64, Vec<usize>> = HashMap::new();
         for (index, (line, _)) in lines.iter().enumerate() {
             by_inode.entry(line.inode).or_default().push(index);
@@ -75,26 +107,12 @@ impl<'t> Census<'t> {
             lines,
             by_inode,
             shared: parse_shared_locks(table).map(|line| line.inode).collect(),
-            devices: HashMap::new(),
+            namespace: process::own_pid_namespace(),
+            devices: Mutex::default(),
         }
     }
 
-    /// `PLACE/gateway.pid` and `PLACE/NAME/gateway.pid`.
-    fn take_in(&mut self, place: &Path) -> Vec<View> {
-        let Some(mut directory) = Directory::open(place) else {
-            return Vec::new();
-        };
-        let names = std::fs::read_dir(place).into_iter().flatten();
-        let below =
-            names.filter_map(|entry| Some(Path::new(&entry.ok()?.file_name()).join(FILE_NAME)));
-        let files: Vec<PathBuf> = below.chain([PathBuf::from(FILE_NAME)]).collect();
-        files
-            .iter()
-            .filter_map(|name| self.view(&mut directory, name))
-            .collect()
-    }
-
-    fn view(&mut self, directory: &mut Directory, name: &Path) -> Option<View> {
+    fn view(&self, directory: &Directory, name: &Path) -> Option<View> {
         let path = directory.path.join(name);
         let Some(peeked) = directory.peek(name) else {
             return view::look_from_outside(&path);
@@ -113,26 +131,33 @@ impl<'t> Census<'t> {
             });
         };
         let record = peeked.contents.record();
-        let device = self
-            .devices
-            .entry(peeked.id.dev)
-            .or_insert_with(|| printed_device(peeked.file.as_fd(), peeked.id.dev));
+        let device = self.device_of(&peeked);
         for index in lines {
-            let (line, explained) = &mut self.lines[*index];
-            let record = record.filter(|_| line.device == device);
-            let taker = |record| holder::named_taker(record, peeked.id, line.pid, device);
+            let (line, explained) = &self.lines[*index];
+            let record = record
+                .filter(|record| line.device == device && is_of_namespace(record, self.namespace));
+            let taker = |record| holder::named_taker(record, peeked.id, line.pid, &device);
             if let Some(holder) = record.and_then(taker) {
-                *explained = true;
+                explained.store(true, Ordering::Relaxed);
                 return held_view(holder, true);
             }
         }
         view::look(&path).ok()
     }
 
+    fn device_of(&self, peeked: &Peeked) -> String {
+        let mut known = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let printed = || printed_device(peeked.file.as_fd(), peeked.id.dev);
+        known.entry(peeked.id.dev).or_insert_with(printed).clone()
+    }
+
     /// The gateways behind the lines that no file has explained: their pid files lie elsewhere, or
     /// are not at their paths any more.
     fn others(self) -> impl Iterator<Item = Holder> {
-        let unexplained = self.lines.into_iter().filter(|(_, explained)| !explained);
+        let unexplained = self
+            .lines
+            .into_iter()
+            .filter(|(_, explained)| !explained.load(Ordering::Relaxed));
         held::holders_among(unexplained.map(|(line, _)| line.pid).collect())
     }
 }
@@ -160,60 +185,6 @@ fn view_elsewhere(holder: Holder) -> Option<View> {
     held_view(holder, is_there)
 }
 
-/// A directory of pid files, from which many are read.
-struct Directory {
-    path: PathBuf,
-    opened: OwnedFd,
-    buffer: Vec<u8>,
-}
-
-/// A pid file, and what is written in it.
-struct Peeked {
-    file: File,
-    id: FileId,
-    contents: Contents,
-}
-
-impl Directory {
-    fn open(path: &Path) -> Option<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Some(Self {
-            path: path.to_path_buf(),
-            opened: rustix::fs::open(path, flags, Mode::empty()).ok()?,
-            buffer: vec![0; 4096],
-        })
-    }
-
-    /// `None`: no pid file, or none for us to read.
-    fn peek(&mut self, name: &Path) -> Option<Peeked> {
-        let file = open_unseen(self.opened.as_fd(), name, OFlags::RDONLY).ok()?;
-        let stat = rustix::fs::fstat(&file).ok()?;
-        if !may_be_pid_file(stat.st_mode, stat.st_size.unsigned_abs()) {
-            return None;
-        }
-        Some(Peeked {
-            id: FileId::of(&stat),
-            contents: self.read(&file, stat.st_size.unsigned_abs())?,
-            file,
-        })
-    }
-
-    /// Reads until it makes sense, a few times: the writer may be in the middle of it.
-    fn read(&mut self, file: &File, size: u64) -> Option<Contents> {
-        let room = usize::try_from(size.min(MAX_SIZE)).ok()? + 1;
-        self.buffer.resize(self.buffer.len().max(room), 0);
-        let mut contents = Contents::Unreadable;
-        for _ in 0..TRIES {
-            let length = file.read_at(&mut self.buffer, 0).ok()?;
-            contents = Contents::decode(&self.buffer[..length]);
-            if contents != Contents::Unreadable {
-                break;
-            }
-        }
-        Some(contents)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,27 +206,5 @@ mod tests {
             mine.collect::<Vec<_>>(),
             [Path::new("a/gateway.pid"), Path::new("gateway.pid")]
         );
-    }
-
-    #[test]
-    fn a_file_of_any_length_is_read_whole_and_what_is_no_file_is_none() {
-        let room = tempfile::tempdir().unwrap();
-        let at = |name: &str| room.path().join(name);
-        std::fs::create_dir(at("directory")).unwrap();
-        std::os::unix::fs::symlink(at("short"), at("link")).unwrap();
-        std::fs::write(at("short"), "77\n").unwrap();
-        let padding = "x".repeat(9000);
-        let long = format!("{{\"pid\":78,\"argv\":[\"{padding}\"]}}");
-        std::fs::write(at("long"), long).unwrap();
-        std::fs::write(at("large"), vec![b'1'; 70_000]).unwrap();
-        let mut directory = Directory::open(room.path()).unwrap();
-        let mut pid = |name: &str| match directory.peek(Path::new(name))?.contents {
-            Contents::Hint(hint) => Some(hint.pid.get()),
-            _ => None,
-        };
-        assert_eq!((pid("short"), pid("long")), (Some(77), Some(78)));
-        for name in ["directory", "link", "large", "missing"] {
-            assert_eq!(pid(name), None, "{name}");
-        }
     }
 }

@@ -478,8 +478,12 @@ fn may_speak_of(record: &Record, file: FileId) -> Result<bool> {
 /// Whether the record's pids are numbers of our own pid namespace.
 #[must_use]
 pub fn numbers_mean_the_same(record: &Record) -> bool {
-    record.pid_namespace == 0
-        || process::own_pid_namespace().is_none_or(|own| own == record.pid_namespace)
+    is_of_namespace(record, process::own_pid_namespace())
+}
+
+/// Whether the record's pids are numbers of this pid namespace, as far as either is known.
+pub(crate) fn is_of_namespace(record: &Record, namespace: Option<u64>) -> bool {
+    record.pid_namespace == 0 || namespace.is_none_or(|namespace| namespace == record.pid_namespace)
 }
 
 /// Whether a process is a gateway, by its executable.
@@ -516,11 +520,16 @@ fn find_locker(file: FileId, takers: &[Pid]) -> Option<Pid> {
     })
 }
 
-/// The holder that a record names, proven in the second way alone: `/proc/locks` prints `taker` as the
-/// taker of the lock on this file, whose device it prints as `device`. For a look at many files.
-#[must_use]
-pub fn named_taker(record: &Record, file: FileId, taker: Pid, device: &str) -> Option<Holder> {
-    let named = names_file(record, file) && numbers_mean_the_same(record) && record.pid == taker;
+/// The holder that a record of our pid namespace names, proven in the second way alone: `/proc/locks`
+/// prints `taker` as the taker of the lock on this file, whose device it prints as `device`. For a look
+/// at many files.
+pub(crate) fn named_taker(
+    record: &Record,
+    file: FileId,
+    taker: Pid,
+    device: &str,
+) -> Option<Holder> {
+    let named = names_file(record, file) && record.pid == taker;
     if !named || record.boot_id != process::boot_id().ok()? {
         return None;
     }

@@ -40,14 +40,14 @@
 //! standby, survivors
 //! held
 //! bell, holder, seats
-//! descriptors, roots
+//! descriptors, listing, roots
 //! bystanders, lock, place
 //! directory, marks
 //! unusable
 //! kernel_locks, process_table, record, signals
 //! course, notify, process, takeover, user
 //! wait
-//! procfs, signal, sys, text, time, variables
+//! procfs, signal, sys, text, time, variables, workers
 //! ```
 //!
 //! A module owns a noun, and names only modules of lines below its own; any may name `error`, which
@@ -84,6 +84,7 @@ mod error;
 pub mod held;
 pub mod holder;
 mod kernel_locks;
+mod listing;
 pub mod lock;
 pub mod marks;
 pub mod notify;
@@ -113,6 +114,7 @@ pub mod user;
 pub mod variables;
 pub mod view;
 pub mod wait;
+mod workers;
 
 pub use error::{Error, ErrorKind, Result};
 pub use pid_file::{

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::confine::deny;
+use crate::confine::{deny, kill_at};
 use crate::harness::{
     Canary, End, Output, Payload, Process, Scene, Signal, as_nobody, need, set_mode, stat_field,
     wait_until,
@@ -303,6 +303,26 @@ fn calls_that_older_kernels_and_filters_lack_are_not_needed() {
             assert_eq!(holder.end(), End::of(Signal::TERM));
         }
     });
+}
+
+/// systemd's `~@resources` kills who asks for a processor, and more than that may be forbidden.
+#[test]
+fn many_are_listed_under_a_filter_that_kills() {
+    let scene = Scene::new();
+    for number in 0..100 {
+        let folder = scene.path(&format!("state/name-{number}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("gateway.pid"), "").unwrap();
+    }
+    for call in [
+        libc::SYS_sched_setaffinity,
+        libc::SYS_clone3,
+        libc::SYS_clone,
+    ] {
+        let list = scene.finish_command(kill_at(scene.bare(["list"]), call));
+        list.assert_code(0);
+        assert!(list.stdout.lines().count() > 100, "{}", list.stdout);
+    }
 }
 
 /// A whole life on a file system: refusal, takeover, a removed file, a crash, and the next start.

@@ -5,9 +5,18 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// The same command, in which this call fails with this errno.
-pub fn deny(mut command: Command, call: i64, errno: i32) -> Command {
-    let number = u32::try_from(call).expect("a call's number");
+pub fn deny(command: Command, call: i64, errno: i32) -> Command {
     let errno = u32::try_from(errno).expect("an errno");
+    answer(command, call, libc::SECCOMP_RET_ERRNO | errno)
+}
+
+/// The same command, which is killed by this call, as by systemd's `SystemCallFilter=`.
+pub fn kill_at(command: Command, call: i64) -> Command {
+    answer(command, call, libc::SECCOMP_RET_KILL_PROCESS)
+}
+
+fn answer(mut command: Command, call: i64, answer: u32) -> Command {
+    let number = u32::try_from(call).expect("a call's number");
     // Loads the call's number, compares it, and answers (seccomp(2)).
     let mut filter = [
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
@@ -17,7 +26,7 @@ pub fn deny(mut command: Command, call: i64, errno: i32) -> Command {
             jf: 1,
             k: number,
         },
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno),
+        statement(libc::BPF_RET | libc::BPF_K, answer),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
     ];
     // SAFETY: prctl(2) is async-signal-safe, and the filter is copied before the closure returns.

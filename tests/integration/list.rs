@@ -88,6 +88,38 @@ fn files_in_our_place_are_listed_in_every_state() {
     );
 }
 
+/// Several threads look at them; where there is one processor, or no thread to be had, one does.
+#[test]
+fn many_are_listed_in_order_by_one_thread_or_by_several() {
+    let scene = Scene::for_everybody();
+    for number in 0..100 {
+        let folder = scene.path(&format!("state/name-{number:02}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let written = if number % 3 == 0 { "77777777\n" } else { "" };
+        std::fs::write(folder.join("gateway.pid"), written).unwrap();
+    }
+    let list = scene.bare(["list"]);
+    let limited = scene.behind("prlimit", &["--nproc=1"], &list);
+    let mut alone = as_nobody(&scene, &limited);
+    alone.env("GATEWAY_STATE_DIR", scene.path("state"));
+    for command in [
+        scene.behind("taskset", &["--cpu-list", "0"], &list),
+        alone,
+        list,
+    ] {
+        let output = scene.finish_command(command);
+        output.assert_code(0);
+        let ours = |line: &&str| line.starts_with("name-");
+        let lines: Vec<&str> = output.stdout.lines().filter(ours).collect();
+        assert_eq!(lines.len(), 100, "{}", output.stdout);
+        for (number, line) in lines.iter().enumerate() {
+            let state = if number % 3 == 0 { "crashed" } else { "free" };
+            let words: Vec<&str> = line.split_whitespace().take(2).collect();
+            assert_eq!(words, [format!("name-{number:02}").as_str(), state]);
+        }
+    }
+}
+
 #[test]
 fn the_table_has_one_line_for_each() {
     let scene = Scene::new();

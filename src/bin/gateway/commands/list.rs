@@ -1,6 +1,8 @@
 //! `list`: every gateway that can be seen.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use gateway_lock::Result;
 use gateway_lock::census;
@@ -17,24 +19,23 @@ use crate::commands::{self, Context, status};
 use crate::exit::Verdict;
 use crate::words;
 
+type Cells = [Cow<'static, str>; 8];
+
 const HEADINGS: [&str; 8] = [
     "NAME", "STATE", "PID", "UP", "USER", "UNIT", "COMMAND", "PID FILE",
 ];
 
 pub fn list(context: &Context, show: &Show) -> Result<Verdict> {
     let around = Surroundings::of_this_process();
-    let views = census::list(&around.places())?;
+    let places = around.places();
     let text = if show.json {
-        let objects: Vec<_> = views.iter().map(status::object).collect();
+        let objects = census::list_as(&places, |view| status::object(&view))?;
         let text = serde_json::to_string(&objects).expect("this has nothing that JSON cannot say");
         format!("{text}\n")
     } else {
-        let mut users = HashMap::new();
-        let rows: Vec<[String; 8]> = views
-            .iter()
-            .map(|view| Row::of(view, &around, &mut users).cells())
-            .collect();
-        table(&rows)
+        let users = Users::default();
+        let row = |view: View| Row::of(&view, &around, &users).cells();
+        table(&census::list_as(&places, row)?)
     };
     Ok(commands::print(context.voice, &text, Verdict::SUCCESS))
 }
@@ -43,7 +44,7 @@ pub fn list(context: &Context, show: &Show) -> Result<Verdict> {
 #[derive(Default)]
 struct Row {
     name: Option<String>,
-    state: String,
+    state: &'static str,
     pid: Option<Pid>,
     up: Option<String>,
     user: Option<String>,
@@ -53,10 +54,10 @@ struct Row {
 }
 
 impl Row {
-    fn of(view: &View, around: &Surroundings, users: &mut HashMap<u32, String>) -> Self {
+    fn of(view: &View, around: &Surroundings, users: &Users) -> Self {
         let mut row = Self {
             name: name(view, around),
-            state: view.state.name().to_owned(),
+            state: view.state.name(),
             path: words::path(&view.path),
             ..Self::default()
         };
@@ -74,11 +75,8 @@ impl Row {
         row
     }
 
-    fn recorded(&mut self, record: &Record, users: &mut HashMap<u32, String>) {
-        let user = users
-            .entry(record.uid)
-            .or_insert_with(|| user_name(record.uid));
-        self.user = Some(user.clone());
+    fn recorded(&mut self, record: &Record, users: &Users) {
+        self.user = Some(users.name(record.uid));
         self.unit = record.unit.as_ref().map(|unit| printable(unit.as_ref()));
         self.command = Some(words::command(record.command()));
     }
@@ -90,24 +88,35 @@ impl Row {
 
     fn holder(&mut self, holder: &Holder) {
         self.pid = Some(holder.pid());
-        self.command = Some(words::command(&holder.command()));
-        self.up = holder
-            .record()
-            .map(|record| words::span(record.since.age()));
+        match holder.record() {
+            Some(record) => self.up = Some(words::span(record.since.age())),
+            None => self.command = Some(words::command(&holder.command())),
+        }
     }
 
-    fn cells(self) -> [String; 8] {
-        let shown = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
+    fn cells(self) -> Cells {
+        let shown = |cell: Option<String>| cell.map_or(Cow::Borrowed("-"), Cow::Owned);
         [
             shown(self.name),
-            self.state,
+            self.state.into(),
             shown(self.pid.map(|pid| pid.to_string())),
             shown(self.up),
             shown(self.user),
             shown(self.unit),
             shown(self.command),
-            self.path,
+            self.path.into(),
         ]
+    }
+}
+
+/// The names of users, each looked up once.
+#[derive(Default)]
+struct Users(Mutex<HashMap<u32, String>>);
+
+impl Users {
+    fn name(&self, uid: u32) -> String {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(uid).or_insert_with(|| user_name(uid)).clone()
     }
 }
 
@@ -119,24 +128,23 @@ fn name(view: &View, around: &Surroundings) -> Option<String> {
     Some(name.as_str().to_owned())
 }
 
-fn table(rows: &[[String; 8]]) -> String {
-    let headings = HEADINGS.map(str::to_owned);
-    let width = |column: usize| {
-        rows.iter()
-            .chain([&headings])
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
+fn table(rows: &[Cells]) -> String {
+    let headings = HEADINGS.map(Cow::from);
+    let all = || std::iter::once(&headings).chain(rows);
+    let mut widths = [0; HEADINGS.len()];
+    for row in all() {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let blank = " ".repeat(widths.iter().max().map_or(0, |widest| widest + 2));
     let mut out = String::new();
-    for row in [&headings].into_iter().chain(rows) {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        out += cells.join("  ").trim_end();
+    for row in all() {
+        for (width, cell) in widths.iter().zip(row) {
+            out.push_str(cell);
+            out.push_str(&blank[..width + 2 - cell.chars().count()]);
+        }
+        out.truncate(out.trim_end_matches(' ').len());
         out.push('\n');
     }
     out
@@ -148,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned() {
-        let row = ["web", "held", "7", "1 s", "root", "-", "sleep 9", "/p"].map(str::to_owned);
+        let row = ["web", "held", "7", "1 s", "root", "-", "sleep 9", "/p"].map(Cow::from);
         let table = table(&[row]);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0].find("STATE"), lines[1].find("held"));
@@ -158,7 +166,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_a_dash() {
         let row = Row {
-            state: "invisible".to_owned(),
+            state: "invisible",
             path: "/p".to_owned(),
             ..Row::default()
         };

@@ -1,0 +1,117 @@
+//! A directory of pid files, from which many are read in one go.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, RawDir};
+
+use crate::lock::{FileId, open_unseen};
+use crate::place::FILE_NAME;
+use crate::record::{Contents, MAX_SIZE};
+use crate::unusable::may_be_pid_file;
+
+/// A file that makes no sense is read so often: it may be in the middle of being written.
+const TRIES: u32 = 5;
+
+/// A directory of pid files, from which many are read.
+pub(crate) struct Directory {
+    pub path: PathBuf,
+    opened: OwnedFd,
+}
+
+/// A pid file, and what is written in it.
+pub(crate) struct Peeked {
+    pub file: File,
+    pub id: FileId,
+    pub contents: Contents,
+}
+
+impl Directory {
+    /// `None`: no directory, or none for us to look into.
+    pub(crate) fn open(path: &Path) -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Some(Self {
+            path: path.to_path_buf(),
+            opened: rustix::fs::open(path, flags, Mode::empty()).ok()?,
+        })
+    }
+
+    /// `gateway.pid` and `NAME/gateway.pid`, in the order of their paths.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![PathBuf::from(FILE_NAME)];
+        let mut buffer = Vec::with_capacity(32 * 1024);
+        let mut entries = RawDir::new(&self.opened, buffer.spare_capacity_mut());
+        while let Some(Ok(entry)) = entries.next() {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." {
+                files.push(Path::new(name).join(FILE_NAME));
+            }
+        }
+        files.sort_unstable_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
+        files
+    }
+
+    /// `None`: no pid file, or none for us to read.
+    pub(crate) fn peek(&self, name: &Path) -> Option<Peeked> {
+        let file = open_unseen(self.opened.as_fd(), name, OFlags::RDONLY).ok()?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        if !may_be_pid_file(stat.st_mode, stat.st_size.unsigned_abs()) {
+            return None;
+        }
+        Some(Peeked {
+            id: FileId::of(&stat),
+            contents: read(&file, stat.st_size.unsigned_abs())?,
+            file,
+        })
+    }
+}
+
+/// Reads until it makes sense, a few times: the writer may be in the middle of it.
+fn read(file: &File, size: u64) -> Option<Contents> {
+    let room = usize::try_from(size.min(MAX_SIZE)).ok()? + 1;
+    let (mut small, mut large) = ([0; 2048], Vec::new());
+    let buffer = small.get_mut(..room).unwrap_or_else(|| {
+        large.resize(room, 0);
+        &mut large
+    });
+    let mut contents = Contents::Unreadable;
+    for _ in 0..TRIES {
+        let length = file.read_at(buffer, 0).ok()?;
+        contents = Contents::decode(&buffer[..length]);
+        if contents != Contents::Unreadable {
+            break;
+        }
+    }
+    Some(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_length_is_read_whole_and_what_is_no_file_is_none() {
+        let room = tempfile::tempdir().unwrap();
+        let at = |name: &str| room.path().join(name);
+        std::fs::create_dir(at("directory")).unwrap();
+        std::os::unix::fs::symlink(at("short"), at("link")).unwrap();
+        std::fs::write(at("short"), "77\n").unwrap();
+        let padding = "x".repeat(9000);
+        let long = format!("{{\"pid\":78,\"argv\":[\"{padding}\"]}}");
+        std::fs::write(at("long"), long).unwrap();
+        std::fs::write(at("large"), vec![b'1'; 70_000]).unwrap();
+        let directory = Directory::open(room.path()).unwrap();
+        let pid = |name: &str| match directory.peek(Path::new(name))?.contents {
+            Contents::Hint(hint) => Some(hint.pid.get()),
+            _ => None,
+        };
+        assert_eq!((pid("short"), pid("long")), (Some(77), Some(78)));
+        for name in ["directory", "link", "large", "missing"] {
+            assert_eq!(pid(name), None, "{name}");
+        }
+    }
+}

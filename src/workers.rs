@@ -1,0 +1,137 @@
+//! Work that is many times the same, shared out among threads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, Builder, ScopedJoinHandle};
+
+use rustix::thread::{
+    CpuSet, SecureComputingMode, sched_getaffinity, sched_getcpu, sched_setaffinity,
+    secure_computing_mode,
+};
+
+/// No more threads than this: what they do is mostly the kernel's work, on the same few locks.
+const MOST: usize = 4;
+
+/// So much is taken at a time. What is less is done sooner than a thread can be had.
+const SHARE: usize = 16;
+
+/// Does the work for each item, on this thread and, where there are processors for them, on some more,
+/// which have ended when this returns. What came of it is in the order of the items. Where no thread can
+/// be had, this one does it all.
+pub(crate) fn share_out<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Option<R> + Sync,
+) -> Vec<R> {
+    let shares: Vec<&[T]> = items.chunks(SHARE).collect();
+    let next = AtomicUsize::new(0);
+    let take_part = || {
+        let mut done = Vec::new();
+        while let number = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(share) = shares.get(number)
+        {
+            let mut results = Vec::with_capacity(SHARE);
+            results.extend(share.iter().filter_map(&work));
+            done.push((number, results));
+        }
+        done
+    };
+    let mut done = with_helpers(shares.len().saturating_sub(1), take_part);
+    done.sort_unstable_by_key(|(number, _)| *number);
+    done.into_iter().flat_map(|(_, results)| results).collect()
+}
+
+/// Lets this thread take part, and as many more as there are processors for, but no more than `useful`.
+fn with_helpers<D: Send>(useful: usize, take_part: impl Fn() -> Vec<D> + Sync) -> Vec<D> {
+    let processors = Processors::now().filter(|_| useful > 0);
+    let Some(processors) = processors else {
+        return take_part();
+    };
+    let help = || {
+        processors.go_elsewhere();
+        take_part()
+    };
+    let number = useful.min(processors.others()).min(MOST - 1);
+    thread::scope(|scope| {
+        let helper = |_| Builder::new().spawn_scoped(scope, help).ok();
+        let helpers: Vec<_> = (0..number).map_while(helper).collect();
+        // A new thread may be put behind its maker, and wait there for the rest of that one's time slice.
+        thread::yield_now();
+        let mut done = take_part();
+        done.extend(helpers.into_iter().flat_map(result));
+        done
+    })
+}
+
+fn result<D>(helper: ScopedJoinHandle<'_, D>) -> D {
+    helper
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The processors that this thread may run on, and the one that it runs on.
+struct Processors {
+    ours: CpuSet,
+    here: usize,
+}
+
+impl Processors {
+    /// `None`: nothing is known of them, or nothing may be asked of them. A filter of system calls may kill
+    /// who wants a thread, or another processor (`SystemCallFilter=~@resources` of systemd.exec(5)).
+    fn now() -> Option<Self> {
+        if secure_computing_mode() == Ok(SecureComputingMode::Filter) {
+            return None;
+        }
+        Some(Self {
+            ours: sched_getaffinity(None).ok()?,
+            here: sched_getcpu(),
+        })
+    }
+
+    fn others(&self) -> usize {
+        (self.ours.count() as usize).saturating_sub(1)
+    }
+
+    /// Moves this thread to another processor: the scheduler may leave a new one on that of its maker until
+    /// all is done.
+    fn go_elsewhere(&self) {
+        let mut others = self.ours;
+        others.unset(self.here);
+        let _ = sched_setaffinity(None, &others);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+
+    #[test]
+    fn each_is_done_once_and_the_order_is_kept() {
+        for count in [0, 1, SHARE, SHARE + 1, 1000] {
+            let items: Vec<usize> = (0..count).collect();
+            let odd = |item: &usize| (item % 2 == 1).then_some(item * 10);
+            let expected: Vec<usize> = items.iter().filter_map(odd).collect();
+            assert_eq!(share_out(&items, odd), expected, "{count}");
+        }
+    }
+
+    #[test]
+    fn a_few_are_done_by_this_thread_alone() {
+        let seen = Mutex::new(HashSet::new());
+        share_out(&[(); SHARE], |()| {
+            seen.lock().unwrap().insert(thread::current().id());
+            Some(())
+        });
+        assert_eq!(*seen.lock().unwrap(), [thread::current().id()].into());
+    }
+
+    #[test]
+    #[should_panic(expected = "the five hundredth")]
+    fn a_panic_of_a_helper_is_ours() {
+        let items: Vec<usize> = (0..1000).collect();
+        share_out(&items, |item| {
+            assert!(*item != 500, "the five hundredth");
+            Some(())
+        });
+    }
+}
