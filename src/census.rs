@@ -15,12 +15,12 @@ use crate::holder::{self, Holder, is_of_namespace};
 use crate::kernel_locks::{
     LockLine, parse_locks, parse_shared_locks, printed_device, table_of_locks,
 };
-use crate::listing::{Directory, Peeked};
+use crate::listing::{self, Directory, Peeked};
 use crate::lock::FileId;
 use crate::process::{self, Pid};
 use crate::record::Contents;
 use crate::view::{self, State, View};
-use crate::workers::share_out;
+use crate::workers::{both, share_out};
 use crate::{Error, ErrorKind, Result};
 
 /// Every gateway that can be seen, by its lock, and every pid file in the given directories and one
@@ -42,15 +42,13 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
         return Err(Error::new(ErrorKind::System, "cannot read /proc")
             .advise("mount it (mount -t proc proc /proc)"));
     }
-    let table = table_of_locks();
-    let census = Census::of(&table);
-    let entry = |view| Entry::of(view, &make);
     let opened = places.iter().filter_map(|path| Directory::open(path));
     let directories: Vec<Directory> = opened.collect();
-    let mut files = Vec::new();
-    for directory in &directories {
-        files.extend(directory.files().into_iter().map(|name| (directory, name)));
-    }
+    // Who opens /proc/locks waits for a grace period of RCU, about 8 ms, unless somebody has just done so
+    // (percpu_down_write in locks_start of the kernel's fs/locks.c); the longer, the busier we are.
+    let (table, files) = both(table_of_locks, || listing::files_in(&directories));
+    let census = Census::of(&table);
+    let entry = |view| Entry::of(view, &make);
     let mut entries = share_out(&files, |(directory, name)| {
         census.view(directory, name).map(entry)
     });
@@ -113,7 +111,7 @@ impl<'t> Census<'t> {
     }
 
     fn view(&self, directory: &Directory, name: &Path) -> Option<View> {
-        let path = directory.path.join(name);
+        let path = directory.path_of(name);
         let Some(peeked) = directory.peek(name) else {
             return view::look_from_outside(&path);
         };

@@ -1,6 +1,6 @@
 //! The files that processes have locked, and the gateways behind them: found where no path leads.
 
-use std::cell::OnceCell;
+use std::cell::{LazyCell, OnceCell};
 use std::io;
 use std::path::Path;
 
@@ -177,7 +177,7 @@ pub fn holders_among(mut takers: Vec<Pid>) -> impl Iterator<Item = Holder> {
     takers.sort_unstable();
     takers.dedup();
     let others = takers.into_iter().filter(|pid| *pid != Pid::this());
-    let mounts = our_mounts();
+    let mounts = LazyCell::new(our_mounts);
     // A dead server must not keep the others from being listed.
     let worth = move |file: &LockedFile| !file.is_remote(&mounts) || is_gateway(file.pid);
     others

@@ -19,7 +19,7 @@ const TRIES: u32 = 5;
 
 /// A directory of pid files, from which many are read.
 pub(crate) struct Directory {
-    pub path: PathBuf,
+    path: PathBuf,
     opened: OwnedFd,
 }
 
@@ -28,6 +28,15 @@ pub(crate) struct Peeked {
     pub file: File,
     pub id: FileId,
     pub contents: Contents,
+}
+
+/// The files in these directories, and one level below them, in the order of their paths in each.
+pub(crate) fn files_in(directories: &[Directory]) -> Vec<(&Directory, PathBuf)> {
+    let mut files = Vec::new();
+    for directory in directories {
+        files.extend(directory.files().into_iter().map(|name| (directory, name)));
+    }
+    files
 }
 
 impl Directory {
@@ -41,18 +50,23 @@ impl Directory {
     }
 
     /// `gateway.pid` and `NAME/gateway.pid`, in the order of their paths.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
+    fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![PathBuf::from(FILE_NAME)];
         let mut buffer = Vec::with_capacity(32 * 1024);
         let mut entries = RawDir::new(&self.opened, buffer.spare_capacity_mut());
         while let Some(Ok(entry)) = entries.next() {
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name != "." && name != ".." {
-                files.push(Path::new(name).join(FILE_NAME));
+                files.push(joined(name.as_ref(), FILE_NAME.as_ref()));
             }
         }
         files.sort_unstable_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
         files
+    }
+
+    /// The path of one of its files.
+    pub(crate) fn path_of(&self, name: &Path) -> PathBuf {
+        joined(&self.path, name)
     }
 
     /// `None`: no pid file, or none for us to read.
@@ -68,6 +82,15 @@ impl Directory {
             file,
         })
     }
+}
+
+/// As `Path::join`, with one piece of memory instead of two.
+fn joined(folder: &Path, name: &Path) -> PathBuf {
+    let room = folder.as_os_str().len() + 1 + name.as_os_str().len();
+    let mut path = PathBuf::with_capacity(room);
+    path.push(folder);
+    path.push(name);
+    path
 }
 
 /// Reads until it makes sense, a few times: the writer may be in the middle of it.

@@ -61,10 +61,29 @@ fn with_helpers<D: Send>(useful: usize, take_part: impl Fn() -> Vec<D> + Sync) -
     })
 }
 
+/// Does two things at the same time, the first of them on another thread; or one after the other, where no
+/// thread can be had.
+pub(crate) fn both<A: Send, B>(aside: impl Fn() -> A + Sync, here: impl FnOnce() -> B) -> (A, B) {
+    if is_filtered() {
+        return (aside(), here());
+    }
+    thread::scope(|scope| {
+        let helper = Builder::new().spawn_scoped(scope, &aside);
+        let here = here();
+        (helper.map_or_else(|_| aside(), result), here)
+    })
+}
+
 fn result<D>(helper: ScopedJoinHandle<'_, D>) -> D {
     helper
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Whether there is a filter of system calls. It may kill who wants a thread, or another processor
+/// (`SystemCallFilter=~@resources` of systemd.exec(5)).
+fn is_filtered() -> bool {
+    secure_computing_mode() == Ok(SecureComputingMode::Filter)
 }
 
 /// The processors that this thread may run on, and the one that it runs on.
@@ -74,10 +93,9 @@ struct Processors {
 }
 
 impl Processors {
-    /// `None`: nothing is known of them, or nothing may be asked of them. A filter of system calls may kill
-    /// who wants a thread, or another processor (`SystemCallFilter=~@resources` of systemd.exec(5)).
+    /// `None`: nothing is known of them, or nothing may be asked of them.
     fn now() -> Option<Self> {
-        if secure_computing_mode() == Ok(SecureComputingMode::Filter) {
+        if is_filtered() {
             return None;
         }
         Some(Self {
@@ -104,6 +122,7 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
     use std::sync::Mutex;
+    use std::time::Duration;
 
     #[test]
     fn each_is_done_once_and_the_order_is_kept() {
@@ -113,6 +132,20 @@ mod tests {
             let expected: Vec<usize> = items.iter().filter_map(odd).collect();
             assert_eq!(share_out(&items, odd), expected, "{count}");
         }
+    }
+
+    #[test]
+    fn two_things_are_done_at_the_same_time() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let receive = Mutex::new(receive);
+        let aside = || {
+            receive
+                .lock()
+                .unwrap()
+                .recv_timeout(Duration::from_secs(20))
+        };
+        let (received, sent) = both(aside, || send.send(7));
+        assert_eq!((received, sent), (Ok(7), Ok(())));
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn files_in_our_place_are_listed_in_every_state() {
 fn many_are_listed_in_order_by_one_thread_or_by_several() {
     let scene = Scene::for_everybody();
     for number in 0..100 {
-        let folder = scene.path(&format!("state/name-{number:02}"));
+        let folder = scene.path(format!("state/name-{number:02}"));
         std::fs::create_dir_all(&folder).unwrap();
         let written = if number % 3 == 0 { "77777777\n" } else { "" };
         std::fs::write(folder.join("gateway.pid"), written).unwrap();
