@@ -132,8 +132,8 @@ pub struct Record {
     /// The command, once it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Payload>,
-    /// How it ended, if it ended in order. Its keys stand beside the others, and are read together with
-    /// them by the file, not by this type's `Deserialize`.
+    /// How it ended, if it ended in order. Its keys stand beside the others; [`Contents::decode`] reads
+    /// them, this type's `Deserialize` alone does not.
     #[serde(flatten, skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
 }
@@ -514,6 +514,34 @@ pub(crate) mod tests {
         let contents = Contents::decode(died.as_bytes());
         let exit = contents.record().unwrap().end.as_ref().unwrap().exit;
         assert_eq!(exit.unwrap().to_string(), "killed by signal 40");
+    }
+
+    #[test]
+    fn unknown_keys_are_ignored_and_an_end_without_sense_makes_no_record_unreadable() {
+        let live = String::from_utf8(example().encode()).unwrap();
+        let with = |text: &str, more: &str| {
+            let text = text.replacen("{\"format\"", &format!("{{{more},\"format\""), 1);
+            Contents::decode(text.as_bytes())
+        };
+        for more in [
+            r#""new":{"a":[1]}"#,
+            r#""n\"e\u0077":1"#,
+            r#""exit":"x""#,
+            r#""reason":"moved""#,
+            r#""by":7"#,
+            r#""ended":null"#,
+        ] {
+            assert_eq!(
+                with(&live, more).record(),
+                Some(&example_like(live.as_bytes())),
+                "{more}"
+            );
+        }
+        let ended = String::from_utf8(ended().encode()).unwrap();
+        let known = example_like(ended.as_bytes());
+        assert_eq!(with(&ended, r#""n\"e\u0077":1"#).record(), Some(&known));
+        let other = ended.replace("\"reason\":\"stopped\"", "\"reason\":\"moved\"");
+        assert_eq!(Contents::decode(other.as_bytes()), Contents::Unreadable);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Visitor<'_> for SecondsOrInfinity {
     }
 
     fn visit_u64<E: Error>(self, seconds: u64) -> Result<Limit, E> {
-        Ok(Limit::After(Duration::from_secs(seconds)))
+        self.visit_f64(seconds as f64)
     }
 
     fn visit_str<E: Error>(self, word: &str) -> Result<Limit, E> {

@@ -1,8 +1,9 @@
-//! How a run ended: written beside the keys of its record.
+//! How a run ended: written beside the keys of its record, and read together with them.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer};
+use serde::de::value::{CowStrDeserializer, MapAccessDeserializer};
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -90,12 +91,13 @@ impl End {
     }
 }
 
-/// Reads a record with its end in one pass. (serde's `flatten` would make a copy of every value first.)
+/// Reads a record with its end in one pass (serde's `flatten` would make a copy of every value first); or
+/// without, where the end makes no sense: a living holder's record is worth more than that.
 pub(super) fn read_record(json: &str) -> serde_json::Result<Record> {
     let mut reader = serde_json::Deserializer::from_str(json);
-    let record = reader.deserialize_map(WithEnd)?;
-    reader.end()?;
-    Ok(record)
+    let record = reader.deserialize_map(WithEnd);
+    let record = record.and_then(|record| reader.end().map(|()| record));
+    record.or_else(|_| serde_json::from_str(json))
 }
 
 struct WithEnd;
@@ -149,7 +151,7 @@ enum Key<'t> {
     Exit,
     Reason,
     By,
-    Other(&'t str),
+    Other(#[serde(borrow)] Cow<'t, str>),
 }
 
 impl<'de, M: MapAccess<'de>> MapAccess<'de> for Rest<'_, M> {
@@ -166,9 +168,7 @@ impl<'de, M: MapAccess<'de>> MapAccess<'de> for Rest<'_, M> {
                 Key::Reason => self.end.reason = self.map.next_value()?,
                 Key::By => self.end.by = self.map.next_value()?,
                 Key::Other(key) => {
-                    return seed
-                        .deserialize(BorrowedStrDeserializer::new(key))
-                        .map(Some);
+                    return seed.deserialize(CowStrDeserializer::new(key)).map(Some);
                 }
             }
         }
