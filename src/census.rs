@@ -18,7 +18,7 @@ use crate::kernel_locks::{
 use crate::listing::{self, Directory, Peeked};
 use crate::lock::FileId;
 use crate::process::{self, Pid};
-use crate::record::Contents;
+use crate::record::{Contents, Record};
 use crate::view::{self, State, View};
 use crate::workers::{both, share_out};
 use crate::{Error, ErrorKind, Result};
@@ -33,7 +33,8 @@ pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
 }
 
 /// Likewise, each made into something else as soon as it is seen. Many are looked at by several threads,
-/// which have ended when this returns; where no thread can be had, by this one alone.
+/// which have ended when this returns; where no thread can be had, by this one alone. They call `make` at
+/// the same time and in any order, and sometimes for what is seen twice and returned once.
 ///
 /// # Errors
 /// As [`list`].
@@ -115,32 +116,38 @@ impl<'t> Census<'t> {
         let Some(peeked) = directory.peek(name) else {
             return view::look_from_outside(&path);
         };
-        let inode = peeked.id.inode;
-        let Some(lines) = self.by_inode.get(&inode) else {
-            if self.shared.contains(&inode) {
-                return view::look(&path).ok();
-            }
-            let contents = peeked.contents;
-            let state = view::unlocked(&contents);
-            return Some(View {
-                path,
-                state,
-                contents,
-            });
-        };
-        let record = peeked.contents.record();
-        let device = self.device_of(&peeked);
-        for index in lines {
-            let (line, explained) = &self.lines[*index];
-            let record = record
-                .filter(|record| line.device == device && is_of_namespace(record, self.namespace));
-            let taker = |record| holder::named_taker(record, peeked.id, line.pid, &device);
-            if let Some(holder) = record.and_then(taker) {
-                explained.store(true, Ordering::Relaxed);
+        let look = || view::look(&path).ok();
+        match self.by_inode.get(&peeked.id.inode) {
+            Some(lines) => self.locked(lines, &peeked).or_else(|| {
+                let view = look()?;
+                self.explain(lines, view.state.pid());
+                Some(view)
+            }),
+            None if self.shared.contains(&peeked.id.inode) => look(),
+            None => unlocked(directory, name, &path, peeked).or_else(look),
+        }
+    }
+
+    /// The holder that the record and the table name.
+    fn locked(&self, lines: &[usize], peeked: &Peeked) -> Option<View> {
+        let record = peeked.contents.record()?;
+        let device = self.device_of(peeked);
+        for (line, _) in lines.iter().map(|index| &self.lines[*index]) {
+            let is_its = line.device == device && is_of_namespace(record, self.namespace);
+            let taker = || holder::named_taker(record, peeked.id, line.pid, &device);
+            if let Some(holder) = is_its.then(taker).flatten() {
+                self.explain(lines, Some(line.pid));
                 return held_view(holder, true);
             }
         }
-        view::look(&path).ok()
+        None
+    }
+
+    fn explain(&self, lines: &[usize], pid: Option<Pid>) {
+        let lines = lines.iter().map(|index| &self.lines[*index]);
+        for (_, explained) in lines.filter(|(line, _)| Some(line.pid) == pid) {
+            explained.store(true, Ordering::Relaxed);
+        }
     }
 
     fn device_of(&self, peeked: &Peeked) -> String {
@@ -158,6 +165,25 @@ impl<'t> Census<'t> {
             .filter(|(_, explained)| !explained.load(Ordering::Relaxed));
         held::holders_among(unexplained.map(|(line, _)| line.pid).collect())
     }
+}
+
+/// A file that the table has no lock on. It was read later than the table: `None` where somebody has taken
+/// it since, or has ended since.
+fn unlocked(directory: &Directory, name: &Path, path: &Path, peeked: Peeked) -> Option<View> {
+    let contents = peeked.contents;
+    let goes_on = |record: &Record| record.end.is_none() && view::is_a_copy(record);
+    if contents.record().is_some_and(goes_on) {
+        return None;
+    }
+    let state = view::unlocked(&contents);
+    if matches!(state, State::Crashed) && directory.peek(name)?.contents != contents {
+        return None;
+    }
+    Some(View {
+        path: path.to_path_buf(),
+        state,
+        contents,
+    })
 }
 
 fn held_view(holder: Holder, is_there: bool) -> Option<View> {

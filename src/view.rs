@@ -16,6 +16,9 @@ use crate::wait::{Watched, sleep};
 /// How long somebody who has been killed is given to be gone, and somebody who only looks to be through.
 const LAST_BREATH: Duration = Duration::from_millis(200);
 
+/// So often a look is begun again where what is written has changed in the middle of it.
+const MOST_LOOKS: u32 = 5;
+
 /// A look takes no longer, if it is let.
 const A_LOOK: Duration = Duration::from_millis(5);
 
@@ -53,6 +56,17 @@ impl State {
             Self::Foreign(_) => "foreign",
             Self::Removed(_) => "removed",
             Self::Invisible(_) => "invisible",
+        }
+    }
+
+    /// The pid of whoever has the lock, if that can be told.
+    #[must_use]
+    pub fn pid(&self) -> Option<Pid> {
+        match self {
+            Self::Held(holder) | Self::Ending(holder) | Self::Removed(holder) => Some(holder.pid()),
+            Self::Starting(Some(locker)) | Self::Foreign(locker) => Some(locker.pid),
+            Self::Invisible(pid) => *pid,
+            Self::Starting(None) | Self::Free | Self::Crashed => None,
         }
     }
 
@@ -138,8 +152,24 @@ fn look_at(file: &OpenFile) -> Result<View> {
     }
 }
 
+/// Who starts or ends after the contents were read, and before it is seen that nobody has the lock, has
+/// written since.
 fn look_once(file: &OpenFile) -> Result<View> {
-    let contents = file.read_settled()?;
+    let mut view = look_now(file, file.read_settled()?)?;
+    for _ in 1..MOST_LOOKS {
+        if view.state.holder().is_some() {
+            break;
+        }
+        let contents = file.read_settled()?;
+        if contents == view.contents {
+            break;
+        }
+        view = look_now(file, contents)?;
+    }
+    Ok(view)
+}
+
+fn look_now(file: &OpenFile, contents: Contents) -> Result<View> {
     let state = match identify_settled(file)? {
         Sighting::Proven(holder) => State::Held(holder),
         Sighting::Ending(holder) => State::Ending(holder),
@@ -209,7 +239,8 @@ pub(crate) fn unlocked(contents: &Contents) -> State {
     }
 }
 
-fn is_a_copy(record: &Record) -> bool {
+/// Whether its run goes on: on another file, if nobody has locked this one.
+pub(crate) fn is_a_copy(record: &Record) -> bool {
     process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id) && held::still_runs(record)
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::process::Process;
+use super::process::{Process, state};
 use super::scene::Scene;
 use super::tools::need;
 
@@ -22,6 +22,19 @@ pub fn injected(scene: &Scene, injection: &str, command: &Command) -> Command {
     let (trace, inject) = (format!("trace={call}"), format!("inject={injection}"));
     let options = ["-f", "-o", "/dev/null", "-e", &trace, "-e", &inject, "--"];
     scene.behind("strace", &options, command)
+}
+
+/// Whether the only child of this strace(1) is held up in this call.
+pub fn is_held_up_in(strace: &Process, call: i64) -> bool {
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    let pid = strace.pid();
+    let children = read(format!("/proc/{pid}/task/{pid}/children"));
+    let Ok(child) = children.trim().parse() else {
+        return false;
+    };
+    // proc_pid_syscall(5)
+    let current = read(format!("/proc/{child}/syscall"));
+    state(child) == Some('t') && current.starts_with(&format!("{call} "))
 }
 
 /// One system call: a line of strace, with its process.

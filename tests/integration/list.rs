@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::harness::{
-    Locker, MountSpace, Process, SOON, Scene, as_nobody, in_pid_namespace, until, wait_until,
+    Locker, MountSpace, Process, SOON, Scene, as_nobody, in_pid_namespace, injected, is_held_up_in,
+    until, wait_until,
 };
 
 fn listed(scene: &Scene) -> Vec<Value> {
@@ -118,6 +119,29 @@ fn many_are_listed_in_order_by_one_thread_or_by_several() {
             assert_eq!(words, [format!("name-{number:02}").as_str(), state]);
         }
     }
+}
+
+/// The table of locks is read before the files are.
+#[test]
+fn a_run_that_starts_in_the_middle_of_a_list_is_listed() {
+    let scene = Scene::new();
+    let command = scene.bare(["-n", "web", "run", "--", "true"]);
+    scene.finish_command(command).assert_code(0);
+    let slow = "pread64:delay_enter=1500000:when=1";
+    let list = scene.spawn(injected(&scene, slow, &scene.bare(["list", "--json"])));
+    wait_until("the list reads the file", SOON, || {
+        is_held_up_in(&list, libc::SYS_pread64)
+    });
+    let holder = hold_named(&scene, "web");
+    let output = list.output();
+    output.assert_code(0);
+    let listed: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
+    let path = scene.path("state/web/gateway.pid");
+    let of_web = |entry: &&Value| entry["pid_file"] == path.to_str().unwrap();
+    let found: Vec<&Value> = listed.iter().filter(of_web).collect();
+    assert_eq!(found.len(), 1, "{}", output.stdout);
+    assert_eq!(found[0]["state"], "held");
+    assert_eq!(found[0]["holder"]["pid"], holder.pid());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::harness::{
     End, Locker, Output, Payload, SOON, Scene, Signal, Trace, as_nobody, in_pid_namespace,
-    set_mode, state, wait_until,
+    injected, is_held_up_in, set_mode, state, wait_until,
 };
 use crate::people::record_naming;
 
@@ -32,6 +32,22 @@ fn no_file_is_free() {
     let scene = Scene::new();
     assert_state(&scene, "free", 3);
     assert!(!scene.pid_file().exists());
+}
+
+#[test]
+fn a_run_that_ends_in_the_middle_of_a_look_has_not_crashed() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let slow = "pread64:delay_exit=1500000:when=1";
+    let look = scene.spawn(injected(&scene, slow, &scene.gateway(["status"])));
+    wait_until("the record is read", SOON, || {
+        is_held_up_in(&look, libc::SYS_pread64)
+    });
+    holder.signal(Signal::TERM);
+    holder.end();
+    let output = look.output();
+    output.assert_code(3);
+    assert!(output.stdout.starts_with("free: "), "{output:?}");
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl Row {
         let mut row = Self {
             name: name(view, around),
             state: view.state.name(),
+            pid: view.state.pid(),
             path: words::path(&view.path),
             ..Self::default()
         };
@@ -66,11 +67,10 @@ impl Row {
         }
         match &view.state {
             State::Starting(Some(locker)) | State::Foreign(locker) => row.locker(locker),
-            State::Invisible(pid) => row.pid = *pid,
             State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
                 row.holder(holder);
             }
-            State::Starting(None) | State::Free | State::Crashed => {}
+            State::Starting(None) | State::Invisible(_) | State::Free | State::Crashed => {}
         }
         row
     }
@@ -82,12 +82,10 @@ impl Row {
     }
 
     fn locker(&mut self, locker: &Locker) {
-        self.pid = Some(locker.pid);
         self.command = Some(words::command(&locker.argv));
     }
 
     fn holder(&mut self, holder: &Holder) {
-        self.pid = Some(holder.pid());
         match holder.record() {
             Some(record) => self.up = Some(words::span(record.since.age())),
             None => self.command = Some(words::command(&holder.command())),
