@@ -11,6 +11,9 @@ use rustix::thread::{
 /// No more threads than this: what they do is mostly the kernel's work, on the same few locks.
 const MOST: usize = 4;
 
+/// Enough for any of this work, and little where memory is short.
+const STACK: usize = 512 * 1024;
+
 /// So much is taken at a time. What is less is done sooner than a thread can be had.
 const SHARE: usize = 16;
 
@@ -34,15 +37,17 @@ pub(crate) fn share_out<T: Sync, R: Send>(
         }
         done
     };
-    let mut done = with_helpers(shares.len().saturating_sub(1), take_part);
+    let mut done = match shares.len() {
+        0 | 1 => take_part(),
+        many => with_helpers(many - 1, take_part),
+    };
     done.sort_unstable_by_key(|(number, _)| *number);
     done.into_iter().flat_map(|(_, results)| results).collect()
 }
 
 /// Lets this thread take part, and as many more as there are processors for, but no more than `useful`.
 fn with_helpers<D: Send>(useful: usize, take_part: impl Fn() -> Vec<D> + Sync) -> Vec<D> {
-    let processors = Processors::now().filter(|_| useful > 0);
-    let Some(processors) = processors else {
+    let Some(processors) = Processors::now() else {
         return take_part();
     };
     let help = || {
@@ -51,7 +56,7 @@ fn with_helpers<D: Send>(useful: usize, take_part: impl Fn() -> Vec<D> + Sync) -
     };
     let number = useful.min(processors.others()).min(MOST - 1);
     thread::scope(|scope| {
-        let helper = |_| Builder::new().spawn_scoped(scope, help).ok();
+        let helper = |_| thread().spawn_scoped(scope, help).ok();
         let helpers: Vec<_> = (0..number).map_while(helper).collect();
         // A new thread may be put behind its maker, and wait there for the rest of that one's time slice.
         thread::yield_now();
@@ -68,20 +73,26 @@ pub(crate) fn both<A: Send, B>(aside: impl Fn() -> A + Sync, here: impl FnOnce()
         return (aside(), here());
     }
     thread::scope(|scope| {
-        let helper = Builder::new().spawn_scoped(scope, &aside);
+        let helper = thread().spawn_scoped(scope, &aside);
         let here = here();
         (helper.map_or_else(|_| aside(), result), here)
     })
 }
 
+fn thread() -> Builder {
+    Builder::new().stack_size(STACK)
+}
+
+/// Waits for its end; its panic is ours.
 fn result<D>(helper: ScopedJoinHandle<'_, D>) -> D {
     helper
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Whether there is a filter of system calls. It may kill who wants a thread, or another processor
-/// (`SystemCallFilter=~@resources` of systemd.exec(5)).
+/// Whether there is a filter of system calls, as in most containers. It may kill who wants a thread, or
+/// another processor (`SystemCallFilter=~@resources` of systemd.exec(5)). One that kills who asks this does
+/// the same at `pidfd_open(2)`, without which nobody can be proven (`@process`).
 fn is_filtered() -> bool {
     secure_computing_mode() == Ok(SecureComputingMode::Filter)
 }
