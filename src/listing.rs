@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -13,9 +14,6 @@ use crate::lock::{FileId, open_unseen};
 use crate::place::FILE_NAME;
 use crate::record::{Contents, MAX_SIZE};
 use crate::unusable::may_be_pid_file;
-
-/// A file that makes no sense is read so often: it may be in the middle of being written.
-const TRIES: u32 = 5;
 
 /// A directory of pid files, from which many are read.
 pub(crate) struct Directory {
@@ -57,7 +55,7 @@ impl Directory {
         while let Some(Ok(entry)) = entries.next() {
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name != "." && name != ".." {
-                files.push(joined(name.as_ref(), FILE_NAME.as_ref()));
+                files.push(Path::new(name).join(FILE_NAME));
             }
         }
         files.sort_unstable_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
@@ -66,7 +64,7 @@ impl Directory {
 
     /// The path of one of its files.
     pub(crate) fn path_of(&self, name: &Path) -> PathBuf {
-        joined(&self.path, name)
+        self.path.join(name)
     }
 
     /// `None`: no pid file, or none for us to read.
@@ -84,32 +82,13 @@ impl Directory {
     }
 }
 
-/// As `Path::join`, with one piece of memory instead of two.
-fn joined(folder: &Path, name: &Path) -> PathBuf {
-    let room = folder.as_os_str().len() + 1 + name.as_os_str().len();
-    let mut path = PathBuf::with_capacity(room);
-    path.push(folder);
-    path.push(name);
-    path
-}
-
-/// Reads until it makes sense, a few times: the writer may be in the middle of it.
 fn read(file: &File, size: u64) -> Option<Contents> {
-    let room = usize::try_from(size.min(MAX_SIZE)).ok()? + 1;
-    let (mut small, mut large) = ([0; 2048], Vec::new());
-    let buffer = small.get_mut(..room).unwrap_or_else(|| {
-        large.resize(room, 0);
-        &mut large
-    });
-    let mut contents = Contents::Unreadable;
-    for _ in 0..TRIES {
-        let length = file.read_at(buffer, 0).ok()?;
-        contents = Contents::decode(&buffer[..length]);
-        if contents != Contents::Unreadable {
-            break;
-        }
-    }
-    Some(contents)
+    let mut buffer = vec![0; usize::try_from(size.min(MAX_SIZE)).ok()? + 1];
+    let decode = || {
+        let length = file.read_at(&mut buffer, 0)?;
+        io::Result::Ok(Contents::decode(&buffer[..length]))
+    };
+    Contents::settled(decode).ok()
 }
 
 #[cfg(test)]

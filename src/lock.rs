@@ -294,13 +294,7 @@ impl OpenFile {
     /// # Errors
     /// As `read`.
     pub fn read_settled(&self) -> Result<Contents> {
-        for _ in 0..5 {
-            match self.read()? {
-                Contents::Unreadable => std::thread::yield_now(),
-                settled => return Ok(settled),
-            }
-        }
-        self.read()
+        Contents::settled(|| self.read())
     }
 
     /// The bytes as they are, no more than a pid file may have.

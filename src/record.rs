@@ -226,6 +226,17 @@ impl Contents {
             .unwrap_or(Self::Unreadable)
     }
 
+    /// Reads until it makes sense, a few times: the writer may be in the middle of it.
+    pub(crate) fn settled<E>(mut read: impl FnMut() -> Result<Self, E>) -> Result<Self, E> {
+        for _ in 0..5 {
+            match read()? {
+                Self::Unreadable => std::thread::yield_now(),
+                settled => return Ok(settled),
+            }
+        }
+        read()
+    }
+
     /// The record, if that is what it is.
     #[must_use]
     pub fn record(&self) -> Option<&Record> {
