@@ -18,7 +18,7 @@ use crate::kernel_locks::{
 use crate::listing::{self, Directory, Peeked};
 use crate::lock::FileId;
 use crate::process::{self, Pid};
-use crate::record::{Contents, Record};
+use crate::record::Contents;
 use crate::view::{self, State, View};
 use crate::workers::{both, share_out};
 use crate::{Error, ErrorKind, Result};
@@ -75,7 +75,7 @@ impl<T> Entry<T> {
         Self {
             path: view.path.clone(),
             state: view.state.name(),
-            pid: view.state.holder().map(Holder::pid),
+            pid: view.state.pid(),
             made: make(view),
         }
     }
@@ -171,11 +171,10 @@ impl<'t> Census<'t> {
 /// it since, or has ended since.
 fn unlocked(directory: &Directory, name: &Path, path: &Path, peeked: Peeked) -> Option<View> {
     let contents = peeked.contents;
-    let goes_on = |record: &Record| record.end.is_none() && view::is_a_copy(record);
-    if contents.record().is_some_and(goes_on) {
+    if view::goes_on(&contents) {
         return None;
     }
-    let state = view::unlocked(&contents);
+    let state = view::left_behind(&contents);
     if matches!(state, State::Crashed) && directory.peek(name)?.contents != contents {
         return None;
     }

@@ -229,19 +229,28 @@ fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
 }
 
 /// A pid on line 1 of an unlocked file means a crash, unless the file is the copy of another one.
-pub(crate) fn unlocked(contents: &Contents) -> State {
+fn unlocked(contents: &Contents) -> State {
+    match left_behind(contents) {
+        State::Crashed if goes_on(contents) => State::Free,
+        state => state,
+    }
+}
+
+/// What its contents say of a file whose run is over.
+pub(crate) fn left_behind(contents: &Contents) -> State {
     match contents {
-        Contents::Record(record) if record.end.is_some() || record.exec || is_a_copy(record) => {
-            State::Free
-        }
+        Contents::Record(record) if record.end.is_some() || record.exec => State::Free,
         Contents::Record(_) | Contents::Hint(_) => State::Crashed,
         _ => State::Free,
     }
 }
 
-/// Whether its run goes on: on another file, if nobody has locked this one.
-pub(crate) fn is_a_copy(record: &Record) -> bool {
-    process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id) && held::still_runs(record)
+/// Whether the run that wrote this goes on: with another file, if nobody has locked this one.
+pub(crate) fn goes_on(contents: &Contents) -> bool {
+    let of_this_boot =
+        |record: &&Record| process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id);
+    let unended = contents.record().filter(|record| record.end.is_none());
+    unended.filter(of_this_boot).is_some_and(held::still_runs)
 }
 
 /// Somebody who holds a file that is not at the path.
