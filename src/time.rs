@@ -39,22 +39,9 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Rfc3339)
-    }
-}
-
-struct Rfc3339;
-
-impl Visitor<'_> for Rfc3339 {
-    type Value = Timestamp;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a moment as in RFC 3339")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Timestamp, E> {
-        let moment = humantime::parse_rfc3339(text);
-        moment.map(Timestamp).map_err(E::custom)
+        let text = String::deserialize(deserializer)?;
+        let moment = humantime::parse_rfc3339(&text);
+        moment.map(Self).map_err(Error::custom)
     }
 }
 

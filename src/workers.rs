@@ -56,7 +56,7 @@ fn with_helpers<D: Send>(useful: usize, take_part: impl Fn() -> Vec<D> + Sync) -
     };
     let number = useful.min(processors.others()).min(MOST - 1);
     thread::scope(|scope| {
-        let helper = |_| thread().spawn_scoped(scope, help).ok();
+        let helper = |_| small().spawn_scoped(scope, help).ok();
         let helpers: Vec<_> = (0..number).map_while(helper).collect();
         // A new thread may be put behind its maker, and wait there for the rest of that one's time slice.
         thread::yield_now();
@@ -73,13 +73,13 @@ pub(crate) fn both<A: Send, B>(aside: impl Fn() -> A + Sync, here: impl FnOnce()
         return (aside(), here());
     }
     thread::scope(|scope| {
-        let helper = thread().spawn_scoped(scope, &aside);
+        let helper = small().spawn_scoped(scope, &aside);
         let here = here();
         (helper.map_or_else(|_| aside(), result), here)
     })
 }
 
-fn thread() -> Builder {
+fn small() -> Builder {
     Builder::new().stack_size(STACK)
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use gateway_lock::Result;
 use gateway_lock::census;
-use gateway_lock::holder::{Holder, Locker};
+use gateway_lock::holder::Holder;
 use gateway_lock::place::Surroundings;
 use gateway_lock::process::Pid;
 use gateway_lock::record::Record;
@@ -66,7 +66,9 @@ impl Row {
             row.recorded(record, users);
         }
         match &view.state {
-            State::Starting(Some(locker)) | State::Foreign(locker) => row.locker(locker),
+            State::Starting(Some(locker)) | State::Foreign(locker) => {
+                row.command = Some(words::command(&locker.argv));
+            }
             State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
                 row.holder(holder);
             }
@@ -79,10 +81,6 @@ impl Row {
         self.user = Some(users.name(record.uid));
         self.unit = record.unit.as_ref().map(|unit| printable(unit.as_ref()));
         self.command = Some(words::command(record.command()));
-    }
-
-    fn locker(&mut self, locker: &Locker) {
-        self.command = Some(words::command(&locker.argv));
     }
 
     fn holder(&mut self, holder: &Holder) {
