@@ -310,9 +310,7 @@ fn calls_that_older_kernels_and_filters_lack_are_not_needed() {
 fn many_are_listed_under_a_filter_that_kills() {
     let scene = Scene::new();
     for number in 0..100 {
-        let folder = scene.path(format!("state/name-{number}"));
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("gateway.pid"), "").unwrap();
+        scene.write_named(&format!("name-{number}"), "");
     }
     for call in [
         libc::SYS_sched_setaffinity,

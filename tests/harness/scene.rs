@@ -95,6 +95,13 @@ impl Scene {
         command
     }
 
+    /// Makes the pid file of this name, with this in it.
+    pub fn write_named(&self, name: &str, text: &str) {
+        let folder = self.path("state").join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join("gateway.pid"), text).expect("a pid file");
+    }
+
     /// The program, speaking of the scene's pid file.
     pub fn gateway<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = self.command(&self.gateway);

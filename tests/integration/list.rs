@@ -94,10 +94,8 @@ fn files_in_our_place_are_listed_in_every_state() {
 fn many_are_listed_in_order_by_one_thread_or_by_several() {
     let scene = Scene::for_everybody();
     for number in 0..100 {
-        let folder = scene.path(format!("state/name-{number:02}"));
-        std::fs::create_dir_all(&folder).unwrap();
         let written = if number % 3 == 0 { "77777777\n" } else { "" };
-        std::fs::write(folder.join("gateway.pid"), written).unwrap();
+        scene.write_named(&format!("name-{number:02}"), written);
     }
     let list = scene.bare(["list"]);
     let limited = scene.behind("prlimit", &["--nproc=1"], &list);
@@ -142,6 +140,37 @@ fn a_run_that_starts_in_the_middle_of_a_list_is_listed() {
     assert_eq!(found.len(), 1, "{}", output.stdout);
     assert_eq!(found[0]["state"], "held");
     assert_eq!(found[0]["holder"]["pid"], holder.pid());
+}
+
+/// It was looked at while it had no record yet, and has one by the time that the table's other lines are.
+#[test]
+fn a_start_in_the_middle_of_a_list_is_listed_once() {
+    let scene = Scene::new();
+    scene.write_named("first", "");
+    scene.write_named("second", "");
+    let run = scene.bare(["-n", "first", "run", "--", "sleep", "infinity"]);
+    let run = scene.spawn(injected(
+        &scene,
+        "pwrite64:delay_enter=2000000:when=1",
+        &run,
+    ));
+    wait_until("it is about to write its record", SOON, || {
+        is_held_up_in(&run, libc::SYS_pwrite64)
+    });
+    let second = scene.path("state/second/gateway.pid");
+    let path = second.to_str().unwrap();
+    let slow = "inject=pread64:delay_enter=4000000:when=1";
+    let options = ["-f", "-o", "/dev/null", "-P", path, "-e", slow, "--"];
+    let list = scene.bare(["list", "--json"]);
+    let list = scene.spawn(scene.behind("strace", &options, &list));
+    let output = list.output();
+    output.assert_code(0);
+    let listed: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
+    let first = scene.path("state/first/gateway.pid");
+    let of_first = |entry: &&Value| entry["pid_file"] == first.to_str().unwrap();
+    let found: Vec<&Value> = listed.iter().filter(of_first).collect();
+    assert_eq!(found.len(), 1, "{}", output.stdout);
+    assert_ne!(found[0]["state"], "free", "{}", output.stdout);
 }
 
 #[test]
