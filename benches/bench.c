@@ -98,7 +98,9 @@ static char *file(const char *name)
 
 static double run_after(useconds_t pause, char *const argv[], int exit)
 {
-    usleep(pause);
+    /* To sleep for no time is to sleep for 50 us. */
+    if (pause)
+        usleep(pause);
     return run(argv, exit);
 }
 
