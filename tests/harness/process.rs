@@ -121,6 +121,8 @@ impl Process {
     /// Starts it with the descriptors that the command has.
     #[track_caller]
     pub fn start_as_is(mut command: Command, stdout: PathBuf, stderr: PathBuf) -> Self {
+        // Before it can run: it must not be found to have waited for less than it did.
+        let began = Instant::now();
         let child = command
             .spawn()
             .unwrap_or_else(|cause| panic!("cannot start {command:?}: {cause}"));
@@ -132,7 +134,7 @@ impl Process {
             child,
             stdout,
             stderr,
-            began: Instant::now(),
+            began,
             ended: None,
         }
     }
