@@ -151,8 +151,13 @@ enum Key<'t> {
     Exit,
     Reason,
     By,
-    Other(#[serde(borrow)] Cow<'t, str>),
+    Other(#[serde(borrow)] Name<'t>),
 }
+
+/// A copy only where there are escapes in it.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'t>(#[serde(borrow)] Cow<'t, str>);
 
 impl<'de, M: MapAccess<'de>> MapAccess<'de> for Rest<'_, M> {
     type Error = M::Error;
@@ -167,8 +172,8 @@ impl<'de, M: MapAccess<'de>> MapAccess<'de> for Rest<'_, M> {
                 Key::Exit => self.end.exit = self.map.next_value()?,
                 Key::Reason => self.end.reason = self.map.next_value()?,
                 Key::By => self.end.by = self.map.next_value()?,
-                Key::Other(key) => {
-                    return seed.deserialize(CowStrDeserializer::new(key)).map(Some);
+                Key::Other(Name(name)) => {
+                    return seed.deserialize(CowStrDeserializer::new(name)).map(Some);
                 }
             }
         }
