@@ -19,8 +19,6 @@ use crate::commands::{self, Context, status};
 use crate::exit::Verdict;
 use crate::words;
 
-type Cells = [Cow<'static, str>; 8];
-
 const HEADINGS: [&str; 8] = [
     "NAME", "STATE", "PID", "UP", "USER", "UNIT", "COMMAND", "PID FILE",
 ];
@@ -34,8 +32,8 @@ pub fn list(context: &Context, show: &Show) -> Result<Verdict> {
         format!("{text}\n")
     } else {
         let users = Users::default();
-        let row = |view: View| Row::of(&view, &around, &users).cells();
-        table(&census::list_as(&places, row)?)
+        let line = |view: View| Row::of(&view, &around, &users).line();
+        table(&census::list_as(&places, line)?)
     };
     Ok(commands::print(context.voice, &text, Verdict::SUCCESS))
 }
@@ -90,9 +88,9 @@ impl Row {
         }
     }
 
-    fn cells(self) -> Cells {
+    fn line(self) -> Line {
         let shown = |cell: Option<String>| cell.map_or(Cow::Borrowed("-"), Cow::Owned);
-        [
+        Line::of(&[
             shown(self.name),
             self.state.into(),
             shown(self.pid.map(|pid| pid.to_string())),
@@ -101,7 +99,35 @@ impl Row {
             shown(self.unit),
             shown(self.command),
             self.path.into(),
-        ]
+        ])
+    }
+}
+
+/// The cells of a line, in one piece of memory: there may be thousands of lines.
+struct Line {
+    text: String,
+    ends: [usize; HEADINGS.len()],
+}
+
+impl Line {
+    fn of(cells: &[impl AsRef<str>; HEADINGS.len()]) -> Self {
+        let mut end = 0;
+        let ends = cells.each_ref().map(|cell| {
+            end += cell.as_ref().len();
+            end
+        });
+        let mut text = String::with_capacity(end);
+        text.extend(cells.iter().map(AsRef::as_ref));
+        Self { text, ends }
+    }
+
+    fn cells(&self) -> impl Iterator<Item = &str> {
+        let mut start = 0;
+        self.ends.iter().map(move |end| {
+            let cell = &self.text[start..*end];
+            start = *end;
+            cell
+        })
     }
 }
 
@@ -124,19 +150,19 @@ fn name(view: &View, around: &Surroundings) -> Option<String> {
     Some(name.as_str().to_owned())
 }
 
-fn table(rows: &[Cells]) -> String {
-    let headings = HEADINGS.map(Cow::from);
-    let all = || std::iter::once(&headings).chain(rows);
+fn table(lines: &[Line]) -> String {
+    let headings = Line::of(&HEADINGS);
+    let all = || std::iter::once(&headings).chain(lines);
     let mut widths = [0; HEADINGS.len()];
-    for row in all() {
-        for (width, cell) in widths.iter_mut().zip(row) {
+    for line in all() {
+        for (width, cell) in widths.iter_mut().zip(line.cells()) {
             *width = cell.chars().count().max(*width);
         }
     }
     let blank = " ".repeat(widths.iter().max().map_or(0, |widest| widest + 2));
     let mut out = String::new();
-    for row in all() {
-        for (width, cell) in widths.iter().zip(row) {
+    for line in all() {
+        for (width, cell) in widths.iter().zip(line.cells()) {
             out.push_str(cell);
             out.push_str(&blank[..width + 2 - cell.chars().count()]);
         }
@@ -152,8 +178,8 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned() {
-        let row = ["web", "held", "7", "1 s", "root", "-", "sleep 9", "/p"].map(Cow::from);
-        let table = table(&[row]);
+        let line = Line::of(&["web", "held", "7", "1 s", "root", "-", "sleep 9", "/p"]);
+        let table = table(&[line]);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0].find("STATE"), lines[1].find("held"));
         assert_eq!(lines[0].find("PID FILE"), lines[1].find("/p"));
@@ -166,9 +192,7 @@ mod tests {
             path: "/p".to_owned(),
             ..Row::default()
         };
-        assert_eq!(
-            row.cells(),
-            ["-", "invisible", "-", "-", "-", "-", "-", "/p"]
-        );
+        let cells = ["-", "invisible", "-", "-", "-", "-", "-", "/p"];
+        assert!(row.line().cells().eq(cells));
     }
 }
