@@ -1,21 +1,17 @@
 //! Every gateway that can be seen, and every pid file in some places, in one go.
 //!
-//! The kernel's table of locks is read once. A file that nobody has locked is what is written in it;
-//! one whose record names the taker in the table is held by it; only the others are looked at one by
-//! one, as `status` does.
+//! The kernel's table of locks is read once, and the files meanwhile: one may be read before the table is,
+//! or after. A file that nobody has locked is what is written in it; one whose record names the taker in
+//! the table is held by it; only the others are looked at one by one, as `status` does.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use crate::held;
+use crate::held::Takers;
 use crate::holder::{self, Holder, is_of_namespace};
-use crate::kernel_locks::{
-    LockLine, parse_locks, parse_shared_locks, printed_device, table_of_locks,
-};
-use crate::listing::{self, Directory, Peeked};
+use crate::kernel_locks::{LockLine, parse_locks, parse_shared_locks, table_of_locks};
+use crate::listing::{self, Directory, Found, Peeked};
 use crate::lock::FileId;
 use crate::process::{self, Pid};
 use crate::record::Contents;
@@ -45,21 +41,50 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
     }
     let opened = places.iter().filter_map(|path| Directory::open(path));
     let directories: Vec<Directory> = opened.collect();
-    // Who opens /proc/locks waits for a grace period of RCU, about 8 ms, unless somebody has just done so
-    // (percpu_down_write in locks_start of the kernel's fs/locks.c); the longer, the busier we are.
-    let (table, files) = both(table_of_locks, || listing::files_in(&directories));
-    let census = Census::of(&table);
     let entry = |view| Entry::of(view, &make);
-    let mut entries = share_out(&files, |(directory, name)| {
-        census.view(directory, name).map(entry)
+    // Who opens /proc/locks waits for a grace period of RCU, about 8 ms, unless somebody has just done so
+    // (percpu_down_write in locks_start of the kernel's fs/locks.c). The files are read meanwhile.
+    let (table, shares) = both(table_of_locks, || {
+        listing::each_found(&directories, |found| Seen::of(found, entry))
     });
-    entries.extend(census.others().filter_map(view_elsewhere).map(entry));
+    let census = Census::of(&table);
+    let settle = |seen| census.settle(seen, entry);
+    let mut entries = share_out(shares, |share| {
+        share.into_iter().filter_map(settle).collect::<Vec<_>>()
+    });
+    let others = census.others();
+    let holders = others.pids.iter().flat_map(|pid| others.held_by(*pid));
+    entries.extend(holders.filter_map(view_elsewhere).map(entry));
     entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
     // Two containers may each have one at the same path.
     entries.dedup_by(|one, other| {
         (&one.path, one.state, one.pid) == (&other.path, other.state, other.pid)
     });
     Ok(entries.into_iter().map(|entry| entry.made).collect())
+}
+
+/// What is known of a file before the table of locks is.
+enum Seen<'d, T> {
+    /// Its run is over, unless somebody has locked it again.
+    Over(FileId, Entry<T>),
+    /// The table is needed.
+    Unsettled(Found<'d>),
+}
+
+impl<'d, T> Seen<'d, T> {
+    fn of(found: Found<'d>, entry: impl Fn(View) -> Entry<T>) -> Self {
+        let is_over = |peeked: &Peeked| {
+            matches!(view::left_behind(&peeked.contents), State::Free)
+                && !view::goes_on(&peeked.contents)
+        };
+        let path = found.path();
+        match found.peeked {
+            Some(peeked) if is_over(&peeked) => {
+                Self::Over(peeked.id, entry(over(path, peeked.contents)))
+            }
+            _ => Self::Unsettled(found),
+        }
+    }
 }
 
 /// What was made of a view, and what tells it from others.
@@ -89,8 +114,6 @@ struct Census<'t> {
     shared: HashSet<u64>,
     /// Our own pid namespace.
     namespace: Option<u64>,
-    /// What the table calls a file system, by `st_dev`.
-    devices: Mutex<HashMap<u64, String>>,
 }
 
 impl<'t> Census<'t> {
@@ -107,82 +130,93 @@ impl<'t> Census<'t> {
             by_inode,
             shared: parse_shared_locks(table).map(|line| line.inode).collect(),
             namespace: process::own_pid_namespace(),
-            devices: Mutex::default(),
         }
     }
 
-    fn view(&self, directory: &Directory, name: &Path) -> Option<View> {
-        let path = directory.path_of(name);
-        let Some(peeked) = directory.peek(name) else {
+    fn settle<T>(&self, seen: Seen<'_, T>, entry: impl Fn(View) -> Entry<T>) -> Option<Entry<T>> {
+        match seen {
+            Seen::Over(id, entry) if !self.has_lock_on(id) => Some(entry),
+            Seen::Over(id, over) => self.look(&over.path, id).map(entry),
+            Seen::Unsettled(found) => self.view(found).map(entry),
+        }
+    }
+
+    fn view(&self, found: Found<'_>) -> Option<View> {
+        let path = found.path();
+        let Some(peeked) = &found.peeked else {
             return view::look_from_outside(&path);
         };
-        let look = || view::look(&path).ok();
-        match self.by_inode.get(&peeked.id.inode) {
-            Some(lines) => self.locked(lines, &peeked).or_else(|| {
-                let view = look()?;
-                self.explain(lines, view.state.pid());
-                Some(view)
-            }),
-            None if self.shared.contains(&peeked.id.inode) => look(),
-            None => unlocked(directory, name, &path, peeked).or_else(look),
+        if self.has_lock_on(peeked.id) {
+            return self.held(peeked).or_else(|| self.look(&path, peeked.id));
         }
+        if goes_on(&found, &peeked.contents) {
+            return view::look(&path).ok();
+        }
+        Some(over(path, found.peeked?.contents))
+    }
+
+    /// Whether somebody has a lock on the file, or on one of another file system with its number.
+    fn has_lock_on(&self, file: FileId) -> bool {
+        self.by_inode.contains_key(&file.inode) || self.shared.contains(&file.inode)
     }
 
     /// The holder that the record and the table name.
-    fn locked(&self, lines: &[usize], peeked: &Peeked) -> Option<View> {
+    fn held(&self, peeked: &Peeked) -> Option<View> {
         let record = peeked.contents.record()?;
-        let device = self.device_of(peeked);
-        for (line, _) in lines.iter().map(|index| &self.lines[*index]) {
+        let device = &*peeked.device;
+        for line in self.lines_of(peeked.id).map(|(line, _)| line) {
             let is_its = line.device == device && is_of_namespace(record, self.namespace);
-            let taker = || holder::named_taker(record, peeked.id, line.pid, &device);
+            let taker = || holder::named_taker(record, peeked.id, line.pid, device);
             if let Some(holder) = is_its.then(taker).flatten() {
-                self.explain(lines, Some(line.pid));
+                self.explain(peeked.id, Some(line.pid));
                 return held_view(holder, true);
             }
         }
         None
     }
 
-    fn explain(&self, lines: &[usize], pid: Option<Pid>) {
-        let lines = lines.iter().map(|index| &self.lines[*index]);
+    /// What is seen of the file by itself.
+    fn look(&self, path: &Path, file: FileId) -> Option<View> {
+        let view = view::look(path).ok()?;
+        self.explain(file, view.state.pid());
+        Some(view)
+    }
+
+    fn explain(&self, file: FileId, pid: Option<Pid>) {
+        let lines = self.lines_of(file);
         for (_, explained) in lines.filter(|(line, _)| Some(line.pid) == pid) {
             explained.store(true, Ordering::Relaxed);
         }
     }
 
-    fn device_of(&self, peeked: &Peeked) -> String {
-        let mut known = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        let printed = || printed_device(peeked.file.as_fd(), peeked.id.dev);
-        known.entry(peeked.id.dev).or_insert_with(printed).clone()
+    fn lines_of(&self, file: FileId) -> impl Iterator<Item = &(LockLine<'t>, AtomicBool)> {
+        let indices = self.by_inode.get(&file.inode).into_iter().flatten();
+        indices.map(|index| &self.lines[*index])
     }
 
-    /// The gateways behind the lines that no file has explained: their pid files lie elsewhere, or
-    /// are not at their paths any more.
-    fn others(self) -> impl Iterator<Item = Holder> {
-        let unexplained = self
-            .lines
-            .into_iter()
-            .filter(|(_, explained)| !explained.load(Ordering::Relaxed));
-        held::holders_among(unexplained.map(|(line, _)| line.pid).collect())
+    /// Those behind the lines that no file has explained: their pid files lie elsewhere, or are not at
+    /// their paths any more.
+    fn others(&self) -> Takers {
+        let lines = self.lines.iter();
+        let unexplained = lines.filter(|(_, explained)| !explained.load(Ordering::Relaxed));
+        Takers::of(unexplained.map(|(line, _)| line.pid).collect())
     }
 }
 
-/// A file that the table has no lock on. It was read later than the table: `None` where somebody has taken
-/// it since, or has ended since.
-fn unlocked(directory: &Directory, name: &Path, path: &Path, peeked: Peeked) -> Option<View> {
-    let contents = peeked.contents;
-    if view::goes_on(&contents) {
-        return None;
-    }
-    let state = view::left_behind(&contents);
-    if matches!(state, State::Crashed) && directory.peek(name)?.contents != contents {
-        return None;
-    }
-    Some(View {
-        path: path.to_path_buf(),
-        state,
+/// Whether a file that the table has no lock on is held all the same, by another name, or is not what was
+/// read any more: who ends between the table and the file, or the file and the table, leaves a word.
+fn goes_on(found: &Found<'_>, contents: &Contents) -> bool {
+    view::goes_on(contents)
+        || matches!(view::left_behind(contents), State::Crashed) && !found.is_still_there()
+}
+
+/// A file whose run is over.
+fn over(path: PathBuf, contents: Contents) -> View {
+    View {
+        path,
+        state: view::left_behind(&contents),
         contents,
-    })
+    }
 }
 
 fn held_view(holder: Holder, is_there: bool) -> Option<View> {

@@ -1,8 +1,9 @@
 //! The files that processes have locked, and the gateways behind them: found where no path leads.
 
-use std::cell::{LazyCell, OnceCell};
+use std::cell::OnceCell;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::descriptors::{LockedFile, locked_files};
 use crate::holder::{self, Holder, Locker, Sighting, is_gateway};
@@ -163,26 +164,34 @@ impl<'a> Name<'a> {
     }
 }
 
-/// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
-/// table names it.
-pub fn all_holders() -> impl Iterator<Item = Holder> {
-    let takers = parse_locks(&table_of_locks())
-        .map(|line| line.pid)
-        .collect();
-    holders_among(takers)
+/// Who has taken locks, and may be gateways: a gateway takes its lock itself, so the kernel's table names
+/// it.
+pub(crate) struct Takers {
+    pub pids: Vec<Pid>,
+    /// Read when it is needed.
+    mounts: OnceLock<Vec<u8>>,
 }
 
-/// The gateways among these takers of locks, by what they hold.
-pub fn holders_among(mut takers: Vec<Pid>) -> impl Iterator<Item = Holder> {
-    takers.sort_unstable();
-    takers.dedup();
-    let others = takers.into_iter().filter(|pid| *pid != Pid::this());
-    let mounts = LazyCell::new(our_mounts);
-    // A dead server must not keep the others from being listed.
-    let worth = move |file: &LockedFile| !file.is_remote(&mounts) || is_gateway(file.pid);
-    others
-        .flat_map(move |pid| files_held_by(pid, &worth).unwrap_or_default())
-        .filter_map(Held::into_holder)
+impl Takers {
+    /// Each of these once, and not ourselves.
+    pub(crate) fn of(mut pids: Vec<Pid>) -> Self {
+        pids.sort_unstable();
+        pids.dedup();
+        pids.retain(|pid| *pid != Pid::this());
+        Self {
+            pids,
+            mounts: OnceLock::new(),
+        }
+    }
+
+    /// What one of them holds as a gateway. Nothing where it may not be looked at.
+    pub(crate) fn held_by(&self, pid: Pid) -> Vec<Holder> {
+        // A dead server must not keep the others from being found.
+        let is_remote = |file: &LockedFile| file.is_remote(self.mounts.get_or_init(our_mounts));
+        let held = files_held_by(pid, |file| !is_remote(file) || is_gateway(file.pid));
+        let holders = held.into_iter().flatten().filter_map(Held::into_holder);
+        holders.collect()
+    }
 }
 
 /// Whether the run that wrote the record goes on: then the record is a copy, and no crash.
@@ -196,5 +205,8 @@ pub fn still_runs(record: &Record) -> bool {
             .record()
             .is_some_and(|theirs| theirs.run_id == record.run_id)
     };
-    all_holders().any(same_run)
+    let table = table_of_locks();
+    let takers = Takers::of(parse_locks(&table).map(|line| line.pid).collect());
+    let mut pids = takers.pids.iter();
+    pids.any(|pid| takers.held_by(*pid).into_iter().any(same_run))
 }

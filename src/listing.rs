@@ -1,5 +1,6 @@
 //! A directory of pid files, from which many are read in one go.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -7,34 +8,78 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags, RawDir};
 
+use crate::kernel_locks::printed_device;
 use crate::lock::{FileId, open_unseen};
 use crate::place::FILE_NAME;
 use crate::record::{Contents, MAX_SIZE};
 use crate::unusable::may_be_pid_file;
+use crate::workers::{let_others_run, share_out, shares_of};
 
 /// A directory of pid files, from which many are read.
 pub(crate) struct Directory {
     path: PathBuf,
     opened: OwnedFd,
+    /// By `st_dev`.
+    devices: Mutex<HashMap<u64, Arc<str>>>,
+}
+
+/// A name that a pid file may have in a directory, and the file that had it.
+pub(crate) struct Found<'d> {
+    directory: &'d Directory,
+    name: PathBuf,
+    /// `None`: no pid file, or none for us to read.
+    pub peeked: Option<Peeked>,
 }
 
 /// A pid file, and what is written in it.
+#[derive(PartialEq)]
 pub(crate) struct Peeked {
-    pub file: File,
     pub id: FileId,
+    /// What the kernel's table of locks calls its file system.
+    pub device: Arc<str>,
     pub contents: Contents,
 }
 
-/// The files in these directories, and one level below them, in the order of their paths in each.
-pub(crate) fn files_in(directories: &[Directory]) -> Vec<(&Directory, PathBuf)> {
+/// What is made of each that is found in these directories and one level below them, in shares, and in the
+/// order of the paths in each. Several threads read many, and let others run between two shares.
+pub(crate) fn each_found<'d, R: Send>(
+    directories: &'d [Directory],
+    make: impl Fn(Found<'d>) -> R + Sync,
+) -> Vec<Vec<R>> {
     let mut files = Vec::new();
     for directory in directories {
         files.extend(directory.files().into_iter().map(|name| (directory, name)));
     }
-    files
+    let found = |(directory, name)| Found::of(directory, name);
+    share_out(shares_of(files), |share| {
+        let made: Vec<R> = share.into_iter().map(found).map(&make).collect();
+        let_others_run();
+        Some(made)
+    })
+}
+
+impl<'d> Found<'d> {
+    fn of(directory: &'d Directory, name: PathBuf) -> Self {
+        Self {
+            peeked: directory.peek(&name),
+            directory,
+            name,
+        }
+    }
+
+    /// The absolute path.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path.join(&self.name)
+    }
+
+    /// Whether the same is found now.
+    pub(crate) fn is_still_there(&self) -> bool {
+        self.directory.peek(&self.name) == self.peeked
+    }
 }
 
 impl Directory {
@@ -44,6 +89,7 @@ impl Directory {
         Some(Self {
             path: path.to_path_buf(),
             opened: rustix::fs::open(path, flags, Mode::empty()).ok()?,
+            devices: Mutex::default(),
         })
     }
 
@@ -62,13 +108,8 @@ impl Directory {
         files
     }
 
-    /// The path of one of its files.
-    pub(crate) fn path_of(&self, name: &Path) -> PathBuf {
-        self.path.join(name)
-    }
-
     /// `None`: no pid file, or none for us to read.
-    pub(crate) fn peek(&self, name: &Path) -> Option<Peeked> {
+    fn peek(&self, name: &Path) -> Option<Peeked> {
         let file = open_unseen(self.opened.as_fd(), name, OFlags::RDONLY).ok()?;
         let stat = rustix::fs::fstat(&file).ok()?;
         if !may_be_pid_file(stat.st_mode, stat.st_size.unsigned_abs()) {
@@ -76,9 +117,15 @@ impl Directory {
         }
         Some(Peeked {
             id: FileId::of(&stat),
+            device: self.device_of(&file, stat.st_dev),
             contents: read(&file, stat.st_size.unsigned_abs())?,
-            file,
         })
+    }
+
+    fn device_of(&self, file: &File, dev: u64) -> Arc<str> {
+        let mut known = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let printed = || printed_device(file.as_fd(), dev).into();
+        known.entry(dev).or_insert_with(printed).clone()
     }
 }
 

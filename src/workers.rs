@@ -1,6 +1,6 @@
 //! Work that is many times the same, shared out among threads.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Builder, ScopedJoinHandle};
 
 use rustix::thread::{
@@ -14,35 +14,47 @@ const MOST: usize = 4;
 /// Enough for any of this work, and little where memory is short.
 const STACK: usize = 512 * 1024;
 
-/// So much is taken at a time. What is less is done sooner than a thread can be had.
+/// So many that take some microseconds each are a share: less is done sooner than a thread can be had.
 const SHARE: usize = 16;
+
+/// What is done quickly, in shares that are worth a thread.
+pub(crate) fn shares_of<T>(items: Vec<T>) -> Vec<Vec<T>> {
+    let count = items.len().div_ceil(SHARE);
+    let mut items = items.into_iter();
+    let share = |_| items.by_ref().take(SHARE).collect();
+    (0..count).map(share).collect()
+}
 
 /// Does the work for each item, on this thread and, where there are processors for them, on some more,
 /// which have ended when this returns. What came of it is in the order of the items. Where no thread can
 /// be had, this one does it all.
-pub(crate) fn share_out<T: Sync, R: Send>(
-    items: &[T],
-    work: impl Fn(&T) -> Option<R> + Sync,
-) -> Vec<R> {
-    let shares: Vec<&[T]> = items.chunks(SHARE).collect();
-    let next = AtomicUsize::new(0);
+pub(crate) fn share_out<T: Send, R: IntoIterator<Item: Send> + Send>(
+    items: Vec<T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R::Item> {
+    let count = items.len();
+    let rest = Mutex::new(items.into_iter().enumerate());
+    let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
     let take_part = || {
         let mut done = Vec::new();
-        while let number = next.fetch_add(1, Ordering::Relaxed)
-            && let Some(share) = shares.get(number)
-        {
-            let mut results = Vec::with_capacity(SHARE);
-            results.extend(share.iter().filter_map(&work));
-            done.push((number, results));
+        while let Some((number, item)) = next() {
+            done.push((number, work(item)));
         }
         done
     };
-    let mut done = match shares.len() {
+    let mut done = match count {
         0 | 1 => take_part(),
         many => with_helpers(many - 1, take_part),
     };
     done.sort_unstable_by_key(|(number, _)| *number);
-    done.into_iter().flat_map(|(_, results)| results).collect()
+    done.into_iter().flat_map(|(_, result)| result).collect()
+}
+
+/// Lets others have this processor for a moment. A new thread may have been put behind its maker, and
+/// would wait for the rest of that one's time slice. And a grace period of RCU takes half as long again
+/// where processors are busy and nobody lets go of them.
+pub(crate) fn let_others_run() {
+    thread::yield_now();
 }
 
 /// Lets this thread take part, and as many more as there are processors for, but no more than `useful`.
@@ -58,8 +70,7 @@ fn with_helpers<D: Send>(useful: usize, take_part: impl Fn() -> Vec<D> + Sync) -
     thread::scope(|scope| {
         let helper = |_| small().spawn_scoped(scope, help).ok();
         let helpers: Vec<_> = (0..number).map_while(helper).collect();
-        // A new thread may be put behind its maker, and wait there for the rest of that one's time slice.
-        thread::yield_now();
+        let_others_run();
         let mut done = take_part();
         done.extend(helpers.into_iter().flat_map(result));
         done
@@ -74,6 +85,7 @@ pub(crate) fn both<A: Send, B>(aside: impl Fn() -> A + Sync, here: impl FnOnce()
     }
     thread::scope(|scope| {
         let helper = small().spawn_scoped(scope, &aside);
+        let_others_run();
         let here = here();
         (helper.map_or_else(|_| aside(), result), here)
     })
@@ -139,9 +151,9 @@ mod tests {
     fn each_is_done_once_and_the_order_is_kept() {
         for count in [0, 1, SHARE, SHARE + 1, 1000] {
             let items: Vec<usize> = (0..count).collect();
-            let odd = |item: &usize| (item % 2 == 1).then_some(item * 10);
-            let expected: Vec<usize> = items.iter().filter_map(odd).collect();
-            assert_eq!(share_out(&items, odd), expected, "{count}");
+            let odd = |item: usize| (item % 2 == 1).then_some(item * 10);
+            let expected: Vec<usize> = items.iter().copied().filter_map(odd).collect();
+            assert_eq!(share_out(items, odd), expected, "{count}");
         }
     }
 
@@ -162,7 +174,7 @@ mod tests {
     #[test]
     fn a_few_are_done_by_this_thread_alone() {
         let seen = Mutex::new(HashSet::new());
-        share_out(&[(); SHARE], |()| {
+        share_out(shares_of(vec![(); SHARE]), |_| {
             seen.lock().unwrap().insert(thread::current().id());
             Some(())
         });
@@ -173,8 +185,8 @@ mod tests {
     #[should_panic(expected = "the five hundredth")]
     fn a_panic_of_a_helper_is_ours() {
         let items: Vec<usize> = (0..1000).collect();
-        share_out(&items, |item| {
-            assert!(*item != 500, "the five hundredth");
+        share_out(items, |item| {
+            assert!(item != 500, "the five hundredth");
             Some(())
         });
     }

@@ -24,17 +24,33 @@ pub fn injected(scene: &Scene, injection: &str, command: &Command) -> Command {
     scene.behind("strace", &options, command)
 }
 
-/// Whether the only child of this strace(1) is held up in this call.
+/// Whether a thread of the only child of this strace(1) is held up in this call.
 pub fn is_held_up_in(strace: &Process, call: i64) -> bool {
-    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
-    let pid = strace.pid();
-    let children = read(format!("/proc/{pid}/task/{pid}/children"));
-    let Ok(child) = children.trim().parse() else {
+    let Some(child) = child_of(strace) else {
         return false;
     };
+    let threads = std::fs::read_dir(format!("/proc/{child}/task"));
+    let names = threads.into_iter().flatten().flatten();
+    let ids = names.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
     // proc_pid_syscall(5)
-    let current = read(format!("/proc/{child}/syscall"));
-    state(child) == Some('t') && current.starts_with(&format!("{call} "))
+    let current = |id: u32| read(format!("/proc/{id}/syscall"));
+    let mut ids = ids.into_iter();
+    ids.any(|id| state(id) == Some('t') && current(id).starts_with(&format!("{call} ")))
+}
+
+/// Whether the first thread of the only child of this strace(1) sleeps.
+pub fn sleeps(strace: &Process) -> bool {
+    child_of(strace).and_then(state) == Some('S')
+}
+
+fn child_of(strace: &Process) -> Option<u32> {
+    let pid = strace.pid();
+    let children = read(format!("/proc/{pid}/task/{pid}/children"));
+    children.trim().parse().ok()
+}
+
+fn read(path: String) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
 }
 
 /// One system call: a line of strace, with its process.

@@ -1,10 +1,12 @@
 //! `list`: every gateway that can be seen, and every file in the caller's place.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::harness::{
-    Locker, MountSpace, Process, SOON, Scene, as_nobody, in_pid_namespace, injected, is_held_up_in,
-    until, wait_until,
+    Locker, MountSpace, Process, SOON, Scene, Signal, as_nobody, in_pid_namespace, injected,
+    is_held_up_in, sleeps, until, wait_until,
 };
 
 fn listed(scene: &Scene) -> Vec<Value> {
@@ -119,27 +121,74 @@ fn many_are_listed_in_order_by_one_thread_or_by_several() {
     }
 }
 
-/// The table of locks is read before the files are.
+/// Its place in a listing, by name: each is there once.
+fn listed_by(list: Process, path: &Path) -> Value {
+    let output = list.output();
+    output.assert_code(0);
+    let listed: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
+    let is_it = |entry: &&Value| entry["pid_file"] == path.to_str().unwrap();
+    let found: Vec<&Value> = listed.iter().filter(is_it).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
+}
+
+/// The table of locks is read, and a file later.
 #[test]
-fn a_run_that_starts_in_the_middle_of_a_list_is_listed() {
+fn a_run_that_starts_before_its_file_is_read_is_listed() {
     let scene = Scene::new();
-    let command = scene.bare(["-n", "web", "run", "--", "true"]);
-    scene.finish_command(command).assert_code(0);
+    scene.write_named("web", "");
     let slow = "pread64:delay_enter=1500000:when=1";
     let list = scene.spawn(injected(&scene, slow, &scene.bare(["list", "--json"])));
     wait_until("the list reads the file", SOON, || {
         is_held_up_in(&list, libc::SYS_pread64)
     });
     let holder = hold_named(&scene, "web");
-    let output = list.output();
-    output.assert_code(0);
-    let listed: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
-    let path = scene.path("state/web/gateway.pid");
-    let of_web = |entry: &&Value| entry["pid_file"] == path.to_str().unwrap();
-    let found: Vec<&Value> = listed.iter().filter(of_web).collect();
-    assert_eq!(found.len(), 1, "{}", output.stdout);
-    assert_eq!(found[0]["state"], "held");
-    assert_eq!(found[0]["holder"]["pid"], holder.pid());
+    let found = listed_by(list, &scene.path("state/web/gateway.pid"));
+    assert_eq!(found["state"], "held");
+    assert_eq!(found["holder"]["pid"], holder.pid());
+}
+
+/// A list that has read the files, and waits for the table of locks for some time.
+fn list_that_waits_for_the_table(scene: &Scene) -> Process {
+    let slow = "inject=openat:delay_enter=2500000:when=1";
+    let options = [
+        "-f",
+        "-o",
+        "/dev/null",
+        "-P",
+        "/proc/locks",
+        "-e",
+        slow,
+        "--",
+    ];
+    let list = scene.bare(["list", "--json"]);
+    let list = scene.spawn(scene.behind("strace", &options, &list));
+    wait_until("the list waits for the table", SOON, || {
+        is_held_up_in(&list, libc::SYS_openat) && sleeps(&list)
+    });
+    list
+}
+
+#[test]
+fn a_run_that_starts_after_its_file_was_read_is_listed() {
+    let scene = Scene::new();
+    scene.write_named("web", "");
+    let list = list_that_waits_for_the_table(&scene);
+    let holder = hold_named(&scene, "web");
+    let found = listed_by(list, &scene.path("state/web/gateway.pid"));
+    assert_eq!(found["state"], "held");
+    assert_eq!(found["holder"]["pid"], holder.pid());
+}
+
+#[test]
+fn a_run_that_ends_after_its_file_was_read_has_not_crashed() {
+    let scene = Scene::new();
+    let mut holder = hold_named(&scene, "web");
+    let list = list_that_waits_for_the_table(&scene);
+    holder.signal(Signal::TERM);
+    holder.end();
+    let found = listed_by(list, &scene.path("state/web/gateway.pid"));
+    assert_eq!(found["state"], "free");
 }
 
 /// It was looked at while it had no record yet, and has one by the time that the table's other lines are.
@@ -147,7 +196,7 @@ fn a_run_that_starts_in_the_middle_of_a_list_is_listed() {
 fn a_start_in_the_middle_of_a_list_is_listed_once() {
     let scene = Scene::new();
     scene.write_named("first", "");
-    scene.write_named("second", "");
+    let second = hold_named(&scene, "second");
     let run = scene.bare(["-n", "first", "run", "--", "sleep", "infinity"]);
     let run = scene.spawn(injected(
         &scene,
@@ -157,20 +206,14 @@ fn a_start_in_the_middle_of_a_list_is_listed_once() {
     wait_until("it is about to write its record", SOON, || {
         is_held_up_in(&run, libc::SYS_pwrite64)
     });
-    let second = scene.path("state/second/gateway.pid");
-    let path = second.to_str().unwrap();
-    let slow = "inject=pread64:delay_enter=4000000:when=1";
-    let options = ["-f", "-o", "/dev/null", "-P", path, "-e", slow, "--"];
+    // Opened when the second is proven, and so after the first was looked at.
+    let path = format!("/proc/{}/stat", second.pid());
+    let slow = "inject=openat:delay_enter=4000000:when=1";
+    let options = ["-f", "-o", "/dev/null", "-P", &path, "-e", slow, "--"];
     let list = scene.bare(["list", "--json"]);
     let list = scene.spawn(scene.behind("strace", &options, &list));
-    let output = list.output();
-    output.assert_code(0);
-    let listed: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
-    let first = scene.path("state/first/gateway.pid");
-    let of_first = |entry: &&Value| entry["pid_file"] == first.to_str().unwrap();
-    let found: Vec<&Value> = listed.iter().filter(of_first).collect();
-    assert_eq!(found.len(), 1, "{}", output.stdout);
-    assert_ne!(found[0]["state"], "free", "{}", output.stdout);
+    let found = listed_by(list, &scene.path("state/first/gateway.pid"));
+    assert_eq!(found["state"], "starting");
 }
 
 #[test]
