@@ -53,8 +53,10 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
         share.into_iter().filter_map(settle).collect::<Vec<_>>()
     });
     let others = census.others();
-    let holders = others.pids.iter().flat_map(|pid| others.held_by(*pid));
-    entries.extend(holders.filter_map(view_elsewhere).map(entry));
+    entries.extend(share_out(others.pids.clone(), |pid| {
+        let views = others.held_by(pid).into_iter().filter_map(view_elsewhere);
+        views.map(entry).collect::<Vec<_>>()
+    }));
     entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
     // Two containers may each have one at the same path.
     entries.dedup_by(|one, other| {
