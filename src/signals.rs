@@ -1,10 +1,12 @@
 //! Signals, with their senders, brought into one loop.
 //!
-//! The handlers only note who sent them (signal-hook); the loop decides. The signals are blocked but
-//! for the loop's sleep, so that none is missed between its look and its sleep. Nothing here is
-//! installed unless [`Signals::route`] is called: a library that only locks has no handlers.
+//! Who sent them is only noted; the loop decides. The signals are blocked, and the loop sleeps on a
+//! descriptor that tells of them, so that none is missed between its look and its sleep. Handlers
+//! (signal-hook) note what comes to other threads, and everything where there is no such descriptor: then
+//! the signals are let in while the loop sleeps. Nothing here is installed unless [`Signals::route`] is called: a library that only locks has no handlers.
 
 use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::process::Pid;
@@ -99,7 +101,7 @@ impl Signals {
     /// Routes the signals to this thread, first of all that happens. What was ignored when the program
     /// was started stays ignored, but for SIGCHLD, SIGTERM and SIGIO, which the loop cannot do without.
     ///
-    /// From here on they are blocked in this thread, except where it sleeps with this value as its
+    /// From here on they are blocked in this thread, and told where it sleeps with this value as its
     /// [`Interrupt`]. Threads that are there already may be interrupted by them.
     ///
     /// # Errors
@@ -168,7 +170,7 @@ impl Signals {
     /// What has come since the last call. Never waits. In the order of the numbers, not of arrival.
     pub fn take(&mut self) -> Vec<Arrival> {
         let came = self.noted();
-        if !came.is_empty() || self.mailbox.is_empty() {
+        if !came.is_empty() || self.lets_in() == LetIn::Unblocked {
             return came;
         }
         // Blocked until now: what is pending is handled here.
@@ -176,7 +178,7 @@ impl Signals {
         self.noted()
     }
 
-    fn noted(&self) -> Vec<Arrival> {
+    fn noted(&mut self) -> Vec<Arrival> {
         let came = self.mailbox.take();
         came.filter_map(|(number, sender)| Arrival::new(number, sender))
             .collect()
@@ -195,8 +197,16 @@ fn original(signal: Signal) -> (libc::c_int, Disposition) {
 
 /// TERM, INT and HUP end a wait; everything else that comes while waiting has nobody to go to.
 impl Interrupt for Signals {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.mailbox.queue()
+    }
+
     fn lets_in(&self) -> LetIn {
-        LetIn::All
+        if self.mailbox.queue().is_some() || self.mailbox.is_empty() {
+            LetIn::Unblocked
+        } else {
+            LetIn::All
+        }
     }
 
     fn interrupted(&mut self) -> bool {

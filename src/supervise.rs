@@ -470,9 +470,11 @@ impl Watch {
             .chain(attendant.longest_sleep())
             .min();
         let mounts = self.name.bell.as_ref().and_then(Bell::mounts);
-        let ready = wait::ready(mounts.map(Watched::Changed), limit, signals.lets_in());
+        let watched = mounts.map(Watched::Changed).into_iter();
+        let watched = watched.chain(signals.descriptor().map(Watched::Readable));
+        let ready = wait::ready(watched, limit, signals.lets_in());
         // The kernel tells of a change once: whoever asks again hears nothing.
-        self.name.mounts_changed = ready == [true];
+        self.name.mounts_changed = mounts.is_some() && ready[0];
     }
 
     fn finish(mut self) -> Ended {

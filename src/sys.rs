@@ -192,15 +192,22 @@ pub fn unblock_all() {
 
 /// Blocks these signals in this thread, and lets all others in. Async-signal-safe.
 pub fn block_only(signals: &[c_int]) {
-    let mut blocked = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the set is ours and zero is a valid set; see `Quiet::begin`. A number that is no signal's
-    // is refused and changes nothing.
+    let blocked = set_of(signals);
+    // SAFETY: the set is ours; see `Quiet::begin`.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const blocked, std::ptr::null_mut()) };
+}
+
+/// Async-signal-safe.
+fn set_of(signals: &[c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is ours and zero is a valid set. A number that is no signal's is refused and changes
+    // nothing.
     unsafe {
-        libc::sigemptyset(blocked.as_mut_ptr());
+        libc::sigemptyset(set.as_mut_ptr());
         for signal in signals {
-            libc::sigaddset(blocked.as_mut_ptr(), *signal);
+            libc::sigaddset(set.as_mut_ptr(), *signal);
         }
-        libc::pthread_sigmask(libc::SIG_SETMASK, blocked.as_ptr(), std::ptr::null_mut());
+        set.assume_init()
     }
 }
 
@@ -231,17 +238,14 @@ pub fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>, let_in: LetIn) ->
         })
     });
     let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the set is ours and zero is a valid set. ppoll(2) reads and writes `fds`, a slice of as
-    // many as it is told, reads the limit and the set where they are not null, and keeps neither.
-    let ready = unsafe {
-        libc::sigemptyset(none.as_mut_ptr());
-        let mask = match let_in {
-            LetIn::Unblocked => std::ptr::null(),
-            LetIn::All => none.as_ptr(),
-        };
-        libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, mask)
+    let none = set_of(&[]);
+    let mask = match let_in {
+        LetIn::Unblocked => std::ptr::null(),
+        LetIn::All => &raw const none,
     };
+    // SAFETY: ppoll(2) reads and writes `fds`, a slice of as
+    // many as it is told, reads the limit and the set where they are not null, and keeps neither.
+    let ready = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, mask) };
     usize::try_from(ready).map_err(|_| io::Error::last_os_error())
 }
 

@@ -1,14 +1,22 @@
-//! Where signal handlers leave what came, until the thread that owns the mailbox takes it out.
+//! What signals came, and who sent them, until the thread that owns the mailbox takes it out.
 //!
-//! Nothing is sent through a descriptor: the owner keeps the signals blocked and lets them in where
-//! it sleeps (ppoll(2)), so that none can come between its look into the mailbox and its sleep.
+//! The owner keeps the signals blocked, and sleeps on a descriptor that is readable while one is pending
+//! (signalfd(2)): none can come between its look into the mailbox and its sleep, and none costs it a
+//! handler and the way back from that. Handlers leave here what another thread was interrupted with, and
+//! everything where there is no such descriptor: then the owner lets the signals in where it sleeps
+//! (ppoll(2)).
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::size_of;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libc::c_int;
 use signal_hook::SigId;
+
+use super::set_of;
 
 /// Who sent a signal, as the kernel says (sigaction(2), `si_code`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,12 +31,17 @@ pub enum Sender {
 
 impl Sender {
     fn of(info: &libc::siginfo_t) -> Self {
-        match info.si_code {
+        // SAFETY: libc's siginfo_t is made of integers only, so whatever bytes lie where these two fields
+        // are, they are some number, and the kernel writes all of it for a handler.
+        let (pid, uid) = unsafe { (info.si_pid(), info.si_uid()) };
+        Self::new(info.si_code, pid, uid)
+    }
+
+    /// With `SI_USER` the pid and the uid are the sender's (sigaction(2)).
+    fn new(code: c_int, pid: c_int, uid: u32) -> Self {
+        match code {
             libc::SI_KERNEL => Self::Kernel,
-            // SAFETY: libc's siginfo_t is made of integers only, so whatever bytes lie where these two
-            // fields are, they are some number, and the kernel writes all of it for a handler. With
-            // SI_USER they are the sender (sigaction(2)).
-            libc::SI_USER => unsafe { Self::Process(info.si_pid(), info.si_uid()) },
+            libc::SI_USER => Self::Process(pid, uid),
             _ => Self::Other,
         }
     }
@@ -71,12 +84,13 @@ pub struct Mailbox {
     signals: Vec<c_int>,
     words: Arc<[AtomicU64]>,
     registered: Vec<SigId>,
+    queue: Option<Queue>,
 }
 
 impl Mailbox {
-    /// Has these signals answered by leaving their senders here. This thread is the owner: where
-    /// another thread is interrupted instead, the owner is sent a SIGCHLD of its own, which should
-    /// be among the signals, so that it wakes up.
+    /// Has these signals answered by leaving their senders here. This thread is the owner, and is to block
+    /// them: where another thread is interrupted instead, the owner is sent a SIGCHLD of its own, which
+    /// should be among the signals, so that it wakes up.
     ///
     /// # Errors
     /// sigaction(2) refuses one of them.
@@ -85,19 +99,19 @@ impl Mailbox {
             signals: signals.to_vec(),
             words: signals.iter().map(|_| AtomicU64::new(0)).collect(),
             registered: Vec::with_capacity(signals.len()),
+            queue: Queue::of(signals),
         };
         let owner = Owner::this_thread();
         for (at, signal) in signals.iter().enumerate() {
             let words = Arc::clone(&mailbox.words);
-            let leave = move |info: &libc::siginfo_t| {
-                let sender = Sender::of(info).pack();
-                let _ = words[at].compare_exchange(0, sender, Ordering::AcqRel, Ordering::Relaxed);
+            let note = move |info: &libc::siginfo_t| {
+                leave(&words[at], Sender::of(info));
                 owner.wake_from_elsewhere();
             };
-            // SAFETY: `leave` runs in a signal handler, where only async-signal-safe things may be
+            // SAFETY: `note` runs in a signal handler, where only async-signal-safe things may be
             // done (signal-safety(7)): it reads integers, swaps an atomic at an index that exists, and
             // makes plain system calls. signal-hook keeps errno as it was.
-            let id = unsafe { signal_hook_registry::register_sigaction(*signal, leave) }?;
+            let id = unsafe { signal_hook_registry::register_sigaction(*signal, note) }?;
             mailbox.registered.push(id);
         }
         Ok(mailbox)
@@ -109,8 +123,27 @@ impl Mailbox {
         self.signals.is_empty()
     }
 
+    fn note(&self, number: c_int, sender: Sender) {
+        let at = self.signals.iter().position(|signal| *signal == number);
+        if let Some(at) = at {
+            leave(&self.words[at], sender);
+        }
+    }
+
+    /// Readable while a signal of these is pending; `None` where it must be let in.
+    #[must_use]
+    pub fn queue(&self) -> Option<BorrowedFd<'_>> {
+        self.queue.as_ref().map(|queue| queue.0.as_fd())
+    }
+
     /// What has come since it was last taken out, in the order in which the signals were named.
-    pub fn take(&self) -> impl Iterator<Item = (c_int, Sender)> {
+    pub fn take(&mut self) -> impl Iterator<Item = (c_int, Sender)> {
+        match self.queue.as_ref().map(Queue::pending) {
+            // It would be readable for ever.
+            Some(Err(_)) => self.queue = None,
+            Some(Ok(pending)) => pending.for_each(|(number, sender)| self.note(number, sender)),
+            None => {}
+        }
         let words = self.words.iter().map(|word| word.swap(0, Ordering::AcqRel));
         self.signals
             .iter()
@@ -125,6 +158,50 @@ impl Drop for Mailbox {
         for id in self.registered.drain(..) {
             signal_hook::low_level::unregister(id);
         }
+    }
+}
+
+/// Async-signal-safe.
+fn leave(word: &AtomicU64, sender: Sender) {
+    let _ = word.compare_exchange(0, sender.pack(), Ordering::AcqRel, Ordering::Relaxed);
+}
+
+/// The blocked signals that are pending for this thread or the process, as a descriptor (signalfd(2)).
+#[derive(Debug)]
+struct Queue(File);
+
+impl Queue {
+    /// `None`: of no signals, or the system has none to give.
+    fn of(signals: &[c_int]) -> Option<Self> {
+        if signals.is_empty() {
+            return None;
+        }
+        let set = set_of(signals);
+        // SAFETY: signalfd(2) reads the set, touches no other memory, and gives a new descriptor, which
+        // nobody else owns, or -1.
+        unsafe {
+            let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+            let queue = libc::signalfd(-1, &raw const set, flags);
+            (queue >= 0).then(|| Self(File::from_raw_fd(queue)))
+        }
+    }
+
+    /// All that are pending, each with its sender; they are not pending any more. Never waits.
+    fn pending(&self) -> io::Result<impl Iterator<Item = (c_int, Sender)> + use<>> {
+        const INFO: usize = size_of::<libc::signalfd_siginfo>();
+        /// One of each number below the real-time ones (signal(7)).
+        const MOST: usize = 32;
+        let mut infos = [[0; INFO]; MOST];
+        let length = match (&self.0).read(infos.as_flattened_mut()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            length => length?,
+        };
+        Ok(infos.into_iter().take(length / INFO).map(|info| {
+            // `struct signalfd_siginfo` of signalfd(2): the number, errno, the code, the pid, the uid.
+            let word = |at: usize| i32::from_ne_bytes([0, 1, 2, 3].map(|byte| info[4 * at + byte]));
+            let sender = Sender::new(word(2), word(3), word(4).cast_unsigned());
+            (word(0), sender)
+        }))
     }
 }
 
@@ -182,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_another_thread_is_interrupted_with_wakes_the_owner() {
-        let mailbox = Mailbox::open(&[libc::SIGUSR1, libc::SIGCHLD]).unwrap();
+        let mut mailbox = Mailbox::open(&[libc::SIGUSR1, libc::SIGCHLD]).unwrap();
         block_only(&[libc::SIGUSR1, libc::SIGCHLD]);
         let other = std::thread::spawn(|| {
             unblock_all();
@@ -199,7 +276,7 @@ mod tests {
 
     #[test]
     fn who_sent_it_is_kept_until_it_is_taken_out_once() {
-        let mailbox = Mailbox::open(&[libc::SIGUSR2]).unwrap();
+        let mut mailbox = Mailbox::open(&[libc::SIGUSR2]).unwrap();
         // SAFETY: kill(2) touches no memory of ours.
         unsafe { libc::kill(libc::getpid(), libc::SIGUSR2) };
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -160,11 +160,49 @@ fn what_comes_while_the_handlers_are_installed_ends_the_first_sleep() {
         let mut standby = scene.spawn(scene.behind("strace", &options, &command));
         assert_eq!(standby.end(), End::of(Signal::TERM), "told at call {when}");
         let calls = fs::read_to_string(&log).unwrap();
-        let (_, after) = calls.split_once("SIGTERM {").expect("it was told");
+        let mut handlers = calls.match_indices("rt_sigaction(");
+        let (told_at, _) = handlers.nth(when - 1).expect("it was told");
+        let after = &calls[told_at..];
         let slept =
             |call: &str| call.starts_with("ppoll") && !call.contains("tv_sec=0, tv_nsec=0}");
         let in_vain = |call: &str| slept(call) && call.contains("(Timeout)");
         assert!(!after.lines().any(in_vain), "told at call {when}: {after}");
+    }
+}
+
+fn has_a_descriptor_for_signals(pid: u32) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let mut leads = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    leads.any(|lead| lead.to_str() == Some("anon_inode:[signalfd]"))
+}
+
+/// A filter of system calls may refuse it: then the handlers note what comes.
+#[test]
+fn without_a_descriptor_for_signals_they_are_heard_all_the_same() {
+    for refused in [false, true] {
+        let scene = Scene::new();
+        let payload = scene.payload(Payload::Listener);
+        let command = scene.gateway(["run", "--", &payload]);
+        let injection = if refused {
+            "signalfd4:error=ENOSYS"
+        } else {
+            "signalfd4:delay_exit=1"
+        };
+        let mut run = scene.spawn(injected(&scene, injection, &command));
+        scene.wait_for_mark("ready");
+        let record = scene.wait_for_record("the payload", |record| record.has_payload());
+        assert_eq!(has_a_descriptor_for_signals(record.pid()), !refused);
+        // A CONT may come between them, because strace stops the payload, too.
+        for (signal, name) in [(Signal::USR1, "USR1"), (Signal::TERM, "TERM")] {
+            crate::harness::signal(record.pid(), signal);
+            wait_until("it is passed on", SOON, || {
+                scene.lines("heard").contains(&name.to_owned())
+            });
+        }
+        enough(&scene);
+        assert_eq!(run.end(), End::Code(0));
+        let this = u64::from(std::process::id());
+        assert_eq!(scene.record().number("/by/pid"), this);
     }
 }
 

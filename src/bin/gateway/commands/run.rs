@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::mem::ManuallyDrop;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use gateway_lock::Result;
@@ -320,6 +321,10 @@ struct Patrol<'a, 'm> {
 }
 
 impl Interrupt for Patrol<'_, '_> {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.signals.descriptor()
+    }
+
     fn lets_in(&self) -> LetIn {
         self.signals.lets_in()
     }
