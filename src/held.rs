@@ -164,8 +164,23 @@ impl<'a> Name<'a> {
     }
 }
 
-/// Who has taken locks, and may be gateways: a gateway takes its lock itself, so the kernel's table names
-/// it.
+/// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
+/// table names it.
+pub fn all_holders() -> impl Iterator<Item = Holder> {
+    let takers = parse_locks(&table_of_locks())
+        .map(|line| line.pid)
+        .collect();
+    holders_among(takers)
+}
+
+/// The gateways among these takers of locks, by what they hold.
+pub fn holders_among(takers: Vec<Pid>) -> impl Iterator<Item = Holder> {
+    let takers = Takers::of(takers);
+    let pids = takers.pids.clone().into_iter();
+    pids.flat_map(move |pid| takers.held_by(pid))
+}
+
+/// Some who have taken locks, and may be gateways.
 pub(crate) struct Takers {
     pub pids: Vec<Pid>,
     /// Read when it is needed.
@@ -205,8 +220,5 @@ pub fn still_runs(record: &Record) -> bool {
             .record()
             .is_some_and(|theirs| theirs.run_id == record.run_id)
     };
-    let table = table_of_locks();
-    let takers = Takers::of(parse_locks(&table).map(|line| line.pid).collect());
-    let mut pids = takers.pids.iter();
-    pids.any(|pid| takers.held_by(*pid).into_iter().any(same_run))
+    all_holders().any(same_run)
 }

@@ -3,7 +3,8 @@
 //! Who sent them is only noted; the loop decides. The signals are blocked, and the loop sleeps on a
 //! descriptor that tells of them, so that none is missed between its look and its sleep. Handlers
 //! (signal-hook) note what comes to other threads, and everything where there is no such descriptor: then
-//! the signals are let in while the loop sleeps. Nothing here is installed unless [`Signals::route`] is called: a library that only locks has no handlers.
+//! the signals are let in while the loop sleeps. Nothing here is installed unless [`Signals::route`] is
+//! called: a library that only locks has no handlers.
 
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
