@@ -30,7 +30,7 @@ pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
 
 /// Likewise, each made into something else as soon as it is seen. Many are looked at by several threads,
 /// which have ended when this returns; where no thread can be had, by this one alone. They call `make` at
-/// the same time and in any order, and sometimes for what is seen twice and returned once.
+/// the same time and in any order, and sometimes for what is not returned: it was seen twice, or has changed.
 ///
 /// # Errors
 /// As [`list`].
@@ -44,8 +44,9 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
     let entry = |view| Entry::of(view, &make);
     // Who opens /proc/locks waits for a grace period of RCU, about 8 ms, unless somebody has just done so
     // (percpu_down_write in locks_start of the kernel's fs/locks.c). The files are read meanwhile.
-    let (table, shares) = both(table_of_locks, || {
-        listing::each_found(&directories, |found| Seen::of(found, entry))
+    let (table, shares) = both(table_of_locks, |table| {
+        let seen = |found| Seen::of(found, entry);
+        listing::each_found(&directories, seen, || table.give_way())
     });
     let census = Census::of(&table);
     let settle = |seen| census.settle(seen, entry);
@@ -53,10 +54,17 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
         share.into_iter().filter_map(settle).collect::<Vec<_>>()
     });
     let others = census.others();
-    entries.extend(share_out(others.pids.clone(), |pid| {
-        let views = others.held_by(pid).into_iter().filter_map(view_elsewhere);
-        views.map(entry).collect::<Vec<_>>()
-    }));
+    let elsewhere = share_out(others.pids.clone(), |pid| {
+        let holders = others.held_by(pid).into_iter();
+        let views = holders.filter_map(view_elsewhere);
+        let made = views.map(|(view, is_there)| (entry(view), is_there));
+        made.collect::<Vec<_>>()
+    });
+    // Where a file was replaced after it had been read, the new one is held.
+    let there = elsewhere.iter().filter(|(_, is_there)| *is_there);
+    let newer: HashSet<PathBuf> = there.map(|(entry, _)| entry.path.clone()).collect();
+    entries.retain(|entry| entry.pid.is_some() || !newer.contains(&entry.path));
+    entries.extend(elsewhere.into_iter().map(|(entry, _)| entry));
     entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
     // Two containers may each have one at the same path.
     entries.dedup_by(|one, other| {
@@ -138,7 +146,7 @@ impl<'t> Census<'t> {
     fn settle<T>(&self, seen: Seen<'_, T>, entry: impl Fn(View) -> Entry<T>) -> Option<Entry<T>> {
         match seen {
             Seen::Over(id, entry) if !self.has_lock_on(id) => Some(entry),
-            Seen::Over(id, over) => self.look(&over.path, id).map(entry),
+            Seen::Over(_, over) => self.look(&over.path).map(entry),
             Seen::Unsettled(found) => self.view(found).map(entry),
         }
     }
@@ -146,13 +154,17 @@ impl<'t> Census<'t> {
     fn view(&self, found: Found<'_>) -> Option<View> {
         let path = found.path();
         let Some(peeked) = &found.peeked else {
-            return view::look_from_outside(&path);
+            return if found.is_still_there() {
+                view::look_from_outside(&path)
+            } else {
+                self.look(&path)
+            };
         };
         if self.has_lock_on(peeked.id) {
-            return self.held(peeked).or_else(|| self.look(&path, peeked.id));
+            return self.held(peeked).or_else(|| self.look(&path));
         }
-        if goes_on(&found, &peeked.contents) {
-            return view::look(&path).ok();
+        if needs_a_look(&found, &peeked.contents) {
+            return self.look(&path);
         }
         Some(over(path, found.peeked?.contents))
     }
@@ -177,10 +189,12 @@ impl<'t> Census<'t> {
         None
     }
 
-    /// What is seen of the file by itself.
-    fn look(&self, path: &Path, file: FileId) -> Option<View> {
+    /// What is seen of the file by itself: it may be another one by now.
+    fn look(&self, path: &Path) -> Option<View> {
         let view = view::look(path).ok()?;
-        self.explain(file, view.state.pid());
+        if let Ok(file) = FileId::at(path) {
+            self.explain(file, view.state.pid());
+        }
         Some(view)
     }
 
@@ -207,7 +221,7 @@ impl<'t> Census<'t> {
 
 /// Whether a file that the table has no lock on is held all the same, by another name, or is not what was
 /// read any more: who ends between the table and the file, or the file and the table, leaves a word.
-fn goes_on(found: &Found<'_>, contents: &Contents) -> bool {
+fn needs_a_look(found: &Found<'_>, contents: &Contents) -> bool {
     view::goes_on(contents)
         || matches!(view::left_behind(contents), State::Crashed) && !found.is_still_there()
 }
@@ -237,11 +251,12 @@ fn held_view(holder: Holder, is_there: bool) -> Option<View> {
     })
 }
 
-fn view_elsewhere(holder: Holder) -> Option<View> {
+/// With whether its file is at its path, here.
+fn view_elsewhere(holder: Holder) -> Option<(View, bool)> {
     let path = holder.record()?.path();
     let is_there = FileId::at(&path).is_ok_and(|id| id == holder.file());
-    let is_there = is_there || view::is_elsewhere(&holder, &path);
-    held_view(holder, is_there)
+    let is_known = is_there || view::is_elsewhere(&holder, &path);
+    Some((held_view(holder, is_known)?, is_there))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::lock::{FileId, open_unseen};
 use crate::place::FILE_NAME;
 use crate::record::{Contents, MAX_SIZE};
 use crate::unusable::may_be_pid_file;
-use crate::workers::{let_others_run, share_out, shares_of};
+use crate::workers::{share_out, shares_of};
 
 /// A directory of pid files, from which many are read.
 pub(crate) struct Directory {
@@ -45,10 +45,11 @@ pub(crate) struct Peeked {
 }
 
 /// What is made of each that is found in these directories and one level below them, in shares, and in the
-/// order of the paths in each. Several threads read many, and let others run between two shares.
+/// order of the paths in each. Several threads read many; `between` is called after each share.
 pub(crate) fn each_found<'d, R: Send>(
     directories: &'d [Directory],
     make: impl Fn(Found<'d>) -> R + Sync,
+    between: impl Fn() + Sync,
 ) -> Vec<Vec<R>> {
     let mut files = Vec::new();
     for directory in directories {
@@ -57,7 +58,7 @@ pub(crate) fn each_found<'d, R: Send>(
     let found = |(directory, name)| Found::of(directory, name);
     share_out(shares_of(files), |share| {
         let made: Vec<R> = share.into_iter().map(found).map(&make).collect();
-        let_others_run();
+        between();
         Some(made)
     })
 }

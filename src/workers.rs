@@ -1,5 +1,6 @@
 //! Work that is many times the same, shared out among threads.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Builder, ScopedJoinHandle};
 
@@ -50,13 +51,6 @@ pub(crate) fn share_out<T: Send, R: IntoIterator<Item: Send> + Send>(
     done.into_iter().flat_map(|(_, result)| result).collect()
 }
 
-/// Lets others have this processor for a moment. A new thread may have been put behind its maker, and
-/// would wait for the rest of that one's time slice. And a grace period of RCU takes half as long again
-/// where processors are busy and nobody lets go of them.
-pub(crate) fn let_others_run() {
-    thread::yield_now();
-}
-
 /// Lets this thread take part, and as many more as there are processors for, but no more than `useful`.
 fn with_helpers<D: Send>(useful: usize, take_part: impl Fn() -> Vec<D> + Sync) -> Vec<D> {
     let Some(processors) = Processors::now() else {
@@ -70,7 +64,8 @@ fn with_helpers<D: Send>(useful: usize, take_part: impl Fn() -> Vec<D> + Sync) -
     thread::scope(|scope| {
         let helper = |_| small().spawn_scoped(scope, help).ok();
         let helpers: Vec<_> = (0..number).map_while(helper).collect();
-        let_others_run();
+        // A new thread may have been put behind its maker.
+        thread::yield_now();
         let mut done = take_part();
         done.extend(helpers.into_iter().flat_map(result));
         done
@@ -79,16 +74,40 @@ fn with_helpers<D: Send>(useful: usize, take_part: impl Fn() -> Vec<D> + Sync) -
 
 /// Does two things at the same time, the first of them on another thread; or one after the other, where no
 /// thread can be had.
-pub(crate) fn both<A: Send, B>(aside: impl Fn() -> A + Sync, here: impl FnOnce() -> B) -> (A, B) {
+pub(crate) fn both<A: Send, B>(
+    aside: impl Fn() -> A + Sync,
+    here: impl FnOnce(&Aside) -> B,
+) -> (A, B) {
     if is_filtered() {
-        return (aside(), here());
+        return (aside(), here(&Aside(AtomicBool::new(false))));
     }
+    let going_on = Aside(AtomicBool::new(true));
     thread::scope(|scope| {
-        let helper = small().spawn_scoped(scope, &aside);
-        let_others_run();
-        let here = here();
+        let there = || {
+            let done = aside();
+            going_on.0.store(false, Ordering::Relaxed);
+            done
+        };
+        let helper = small().spawn_scoped(scope, there);
+        going_on.0.store(helper.is_ok(), Ordering::Relaxed);
+        going_on.give_way();
+        let here = here(&going_on);
         (helper.map_or_else(|_| aside(), result), here)
     })
+}
+
+/// Whether what is done on the other thread is going on.
+pub(crate) struct Aside(AtomicBool);
+
+impl Aside {
+    /// Lets others have this processor for a moment, while that goes on. A new thread may have been put
+    /// behind its maker, and would wait for the rest of that one's time slice. And a grace period of RCU
+    /// takes half as long again where processors are busy and nobody lets go of them.
+    pub(crate) fn give_way(&self) {
+        if self.0.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+    }
 }
 
 fn small() -> Builder {
@@ -167,7 +186,7 @@ mod tests {
                 .unwrap()
                 .recv_timeout(Duration::from_secs(20))
         };
-        let (received, sent) = both(aside, || send.send(7));
+        let (received, sent) = both(aside, |_| send.send(7));
         assert_eq!((received, sent), (Ok(7), Ok(())));
     }
 

@@ -150,7 +150,7 @@ fn a_run_that_starts_before_its_file_is_read_is_listed() {
 
 /// A list that has read the files, and waits for the table of locks for some time.
 fn list_that_waits_for_the_table(scene: &Scene) -> Process {
-    let slow = "inject=openat:delay_enter=2500000:when=1";
+    let slow = "inject=openat:delay_enter=4000000:when=1";
     let options = [
         "-f",
         "-o",
@@ -176,6 +176,32 @@ fn a_run_that_starts_after_its_file_was_read_is_listed() {
     let list = list_that_waits_for_the_table(&scene);
     let holder = hold_named(&scene, "web");
     let found = listed_by(list, &scene.path("state/web/gateway.pid"));
+    assert_eq!(found["state"], "held");
+    assert_eq!(found["holder"]["pid"], holder.pid());
+}
+
+#[test]
+fn a_run_whose_file_is_made_after_it_was_looked_for_is_listed() {
+    let scene = Scene::new();
+    std::fs::create_dir_all(scene.path("state/web")).unwrap();
+    let list = list_that_waits_for_the_table(&scene);
+    let holder = hold_named(&scene, "web");
+    let found = listed_by(list, &scene.path("state/web/gateway.pid"));
+    assert_eq!(found["state"], "held");
+    assert_eq!(found["holder"]["pid"], holder.pid());
+}
+
+#[test]
+fn a_run_with_a_new_file_at_the_path_of_one_that_was_read_is_listed_once() {
+    let scene = Scene::new();
+    let path = scene.path("state/web/gateway.pid");
+    scene.write_named("web", "");
+    // Its number is not handed on.
+    std::fs::hard_link(&path, scene.path("kept")).unwrap();
+    let list = list_that_waits_for_the_table(&scene);
+    std::fs::remove_file(&path).unwrap();
+    let holder = hold_named(&scene, "web");
+    let found = listed_by(list, &path);
     assert_eq!(found["state"], "held");
     assert_eq!(found["holder"]["pid"], holder.pid());
 }
