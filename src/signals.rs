@@ -103,7 +103,8 @@ impl Signals {
     /// was started stays ignored, but for SIGCHLD, SIGTERM and SIGIO, which the loop cannot do without.
     ///
     /// From here on they are blocked in this thread, and told where it sleeps with this value as its
-    /// [`Interrupt`]. Threads that are there already may be interrupted by them.
+    /// [`Interrupt`]. Threads that are there already may be interrupted by them. What this thread takes out
+    /// no handler hears: signals are for one part of a program.
     ///
     /// # Errors
     /// The system refuses a handler.
@@ -134,7 +135,7 @@ impl Signals {
             })
             .map(|(number, _)| *number)
             .collect();
-        // Before there is a handler: what comes from here on is handled in the first sleep, or look. And
+        // Before there is a handler: what comes from here on is found at the first look. And
         // all others are let in: a starter that waits for signals in a thread hands its mask on.
         sys::block_only(&wanted);
         let mailbox = Mailbox::open(&wanted).map_err(|error| {
@@ -174,7 +175,7 @@ impl Signals {
         if !came.is_empty() || self.lets_in() == LetIn::Unblocked {
             return came;
         }
-        // Blocked until now: what is pending is handled here.
+        // There is no descriptor: what is blocked and pending is handled here.
         wait::ready([], Some(Duration::ZERO), LetIn::All);
         self.noted()
     }

@@ -470,6 +470,7 @@ impl Watch {
             .chain(attendant.longest_sleep())
             .min();
         let mounts = self.name.bell.as_ref().and_then(Bell::mounts);
+        // The mounts come first: see below.
         let watched = mounts.map(Watched::Changed).into_iter();
         let watched = watched.chain(signals.descriptor().map(Watched::Readable));
         let ready = wait::ready(watched, limit, signals.lets_in());

@@ -243,8 +243,8 @@ pub fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>, let_in: LetIn) ->
         LetIn::Unblocked => std::ptr::null(),
         LetIn::All => &raw const none,
     };
-    // SAFETY: ppoll(2) reads and writes `fds`, a slice of as
-    // many as it is told, reads the limit and the set where they are not null, and keeps neither.
+    // SAFETY: ppoll(2) reads and writes `fds`, a slice of as many as it is told, reads the limit and the
+    // set where they are not null, and keeps neither.
     let ready = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, mask) };
     usize::try_from(ready).map_err(|_| io::Error::last_os_error())
 }

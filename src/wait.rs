@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::sys;
 pub use crate::sys::LetIn;
 
-/// What can cut a wait short.
+/// What can cut a wait short. Who wraps another one passes all four on.
 pub trait Interrupt {
-    /// Readable when there may be a reason.
+    /// Readable when there may be a reason, and not any more once [`Interrupt::interrupted`] was asked.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -275,6 +275,18 @@ mod tests {
     }
 
     #[test]
+    fn a_blocked_signal_is_taken_out_with_its_sender() {
+        block_only(&[libc::SIGUSR1]);
+        let mut mailbox = Mailbox::open(&[libc::SIGUSR1]).unwrap();
+        assert!(mailbox.queue().is_some());
+        // SAFETY: raise(3) touches no memory of ours.
+        unsafe { libc::raise(libc::SIGUSR1) };
+        let came: Vec<_> = mailbox.take().collect();
+        assert_eq!(came, [(libc::SIGUSR1, Sender::Other)]);
+        assert_eq!(mailbox.take().count(), 0);
+    }
+
+    #[test]
     fn who_sent_it_is_kept_until_it_is_taken_out_once() {
         let mut mailbox = Mailbox::open(&[libc::SIGUSR2]).unwrap();
         // SAFETY: kill(2) touches no memory of ours.
