@@ -556,6 +556,14 @@ pub fn lives(record: &Record) -> bool {
         .is_some_and(|stat| !stat.is_dead() && !is_on_its_way_out(&stat))
 }
 
+/// Whether a process has ended, or is on its way out.
+pub(crate) fn is_ending(pid: Pid) -> bool {
+    match Stat::of(pid) {
+        Some(stat) => stat.is_dead() || is_on_its_way_out(&stat),
+        None => matches!(Pinned::open(pid), Ok(None)),
+    }
+}
+
 /// Whether all of its threads are exiting: the first one may end long before the others.
 fn is_on_its_way_out(stat: &Stat) -> bool {
     let thread = |name: &OsStr| Stat::of(Pid::new(name.to_str()?.parse().ok()?)?);

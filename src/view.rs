@@ -156,7 +156,7 @@ fn look_at(file: &OpenFile) -> Result<View> {
 /// written since.
 fn look_once(file: &OpenFile) -> Result<View> {
     let mut view = look_now(file, file.read_settled()?)?;
-    for _ in 1..MOST_LOOKS {
+    for looks in 1..=MOST_LOOKS {
         if view.state.holder().is_some() {
             break;
         }
@@ -164,7 +164,12 @@ fn look_once(file: &OpenFile) -> Result<View> {
         if contents == view.contents {
             break;
         }
-        view = look_now(file, contents)?;
+        if looks < MOST_LOOKS {
+            view = look_now(file, contents)?;
+        } else if matches!(view.state, State::Crashed) {
+            // One run follows the other, and this one did not end without a word.
+            view.state = State::Free;
+        }
     }
     Ok(view)
 }
@@ -192,21 +197,30 @@ fn look_now(file: &OpenFile, contents: Contents) -> Result<View> {
     })
 }
 
-/// Who has the lock, but for others who only look, as we do: they are given time to be through.
+/// Who has the lock, but for others who only look, as we do, and for those whom only their end keeps: they
+/// are given time to be through.
 fn identify_settled(file: &OpenFile) -> Result<Sighting> {
     let end = Instant::now() + LAST_BREATH;
     loop {
-        match holder::identify(file)? {
-            Sighting::Starting(locker) if locker.shared => {
+        let who = holder::identify(file)?;
+        if !who.is_a_look() && !is_ending(&who) {
+            return Ok(who);
+        }
+        if Instant::now() >= end {
+            return Ok(match who {
                 // It is stopped in the middle of that, and keeps everybody from starting.
-                if Instant::now() >= end {
-                    return Ok(Sighting::Foreign(locker));
-                }
-            }
-            who => return Ok(who),
+                Sighting::Starting(locker) if locker.shared => Sighting::Foreign(locker),
+                who => who,
+            });
         }
         sleep([], Some(A_LOOK));
     }
+}
+
+/// Whether it is somebody undescribed on its way out: who has lost its memory shows no program any more,
+/// and who is closing its files shows none of them, and both have the lock for a little longer.
+fn is_ending(who: &Sighting) -> bool {
+    who.holder().is_none() && who.pid().is_some_and(holder::is_ending)
 }
 
 /// Nobody is visible: either nobody is there, or somebody out of sight.
