@@ -556,16 +556,8 @@ pub fn lives(record: &Record) -> bool {
         .is_some_and(|stat| !stat.is_dead() && !is_on_its_way_out(&stat))
 }
 
-/// Whether a process has ended, or is on its way out.
-pub(crate) fn is_ending(pid: Pid) -> bool {
-    match Stat::of(pid) {
-        Some(stat) => stat.is_dead() || is_on_its_way_out(&stat),
-        None => matches!(Pinned::open(pid), Ok(None)),
-    }
-}
-
 /// Whether all of its threads are exiting: the first one may end long before the others.
-fn is_on_its_way_out(stat: &Stat) -> bool {
+pub(crate) fn is_on_its_way_out(stat: &Stat) -> bool {
     let thread = |name: &OsStr| Stat::of(Pid::new(name.to_str()?.parse().ok()?)?);
     let goes_on = |name: &OsStr| thread(name).is_some_and(|thread| !thread.is_exiting());
     stat.is_exiting()

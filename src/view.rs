@@ -8,7 +8,7 @@ use crate::Result;
 use crate::held;
 use crate::holder::{self, Holder, Locker, Sighting};
 use crate::lock::{FileId, OpenFile};
-use crate::process::{self, Pid};
+use crate::process::{self, Pid, Stat};
 use crate::record::{Contents, Record};
 use crate::roots::seen_by;
 use crate::wait::{Watched, sleep};
@@ -201,9 +201,11 @@ fn look_now(file: &OpenFile, contents: Contents) -> Result<View> {
 /// are given time to be through.
 fn identify_settled(file: &OpenFile) -> Result<Sighting> {
     let end = Instant::now() + LAST_BREATH;
+    let mut gone = None;
     loop {
         let who = holder::identify(file)?;
-        if !who.is_a_look() && !is_ending(&who) {
+        let undescribed = who.pid().filter(|_| who.holder().is_none());
+        if !who.is_a_look() && !undescribed.is_some_and(|pid| is_leaving(pid, &mut gone)) {
             return Ok(who);
         }
         if Instant::now() >= end {
@@ -217,10 +219,14 @@ fn identify_settled(file: &OpenFile) -> Result<Sighting> {
     }
 }
 
-/// Whether it is somebody undescribed on its way out: who has lost its memory shows no program any more,
-/// and who is closing its files shows none of them, and both have the lock for a little longer.
-fn is_ending(who: &Sighting) -> bool {
-    who.holder().is_none() && who.pid().is_some_and(holder::is_ending)
+/// Whether it is on its way out: who has lost its memory shows no program any more, and who is closing its
+/// files shows none of them, and both have the lock for a little longer. One that is gone has nothing: named
+/// a second time, it is named for a lock that somebody else has from it.
+fn is_leaving(pid: Pid, gone: &mut Option<Pid>) -> bool {
+    match Stat::of(pid).filter(|stat| !stat.is_dead()) {
+        Some(stat) => holder::is_on_its_way_out(&stat),
+        None => gone.replace(pid) != Some(pid),
+    }
 }
 
 /// Nobody is visible: either nobody is there, or somebody out of sight.
@@ -263,8 +269,13 @@ pub(crate) fn left_behind(contents: &Contents) -> State {
 pub(crate) fn goes_on(contents: &Contents) -> bool {
     let of_this_boot =
         |record: &&Record| process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id);
-    let unended = contents.record().filter(|record| record.end.is_none());
-    unended.filter(of_this_boot).is_some_and(held::still_runs)
+    unended(contents)
+        .filter(of_this_boot)
+        .is_some_and(held::still_runs)
+}
+
+fn unended(contents: &Contents) -> Option<&Record> {
+    contents.record().filter(|record| record.end.is_none())
 }
 
 /// Somebody who holds a file that is not at the path.

@@ -215,6 +215,26 @@ fn another_users_file_that_cannot_be_opened_still_has_an_answer() {
     );
 }
 
+/// Who has taken a lock and is gone is not waited for: its child has the lock, and may have it for long.
+#[test]
+fn a_lock_that_outlives_its_taker_is_looked_at_no_more_than_twice() {
+    let scene = Scene::for_everybody();
+    fs::write(scene.pid_file(), "").unwrap();
+    set_mode(&scene.pid_file(), 0o644);
+    let mut flock = scene.command("flock");
+    let leave = "sleep infinity </dev/null >/dev/null 2>&1 &";
+    flock.arg(scene.pid_file()).args(["sh", "-c", leave]);
+    scene.finish_command(flock).assert_code(0);
+    let command = as_nobody(&scene, &scene.gateway(["status"]));
+    let mut trace = Trace::start(&scene, "trace=openat", &command);
+    trace.process.end();
+    let calls = trace.calls();
+    let tables = calls
+        .iter()
+        .filter(|call| call.rest.contains("/proc/locks"));
+    assert!((1..=2).contains(&tables.count()), "{calls:?}");
+}
+
 #[test]
 fn what_cannot_be_told_has_its_code_and_its_json() {
     let scene = Scene::new();
