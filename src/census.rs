@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::held::Takers;
+use crate::held::{Search, others_among};
 use crate::holder::{self, Holder, is_of_namespace};
 use crate::kernel_locks::{LockLine, parse_locks, parse_shared_locks, table_of_locks};
 use crate::listing::{self, Directory, Found, Peeked};
@@ -50,27 +50,26 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
     });
     let census = Census::of(&table);
     let settle = |seen| census.settle(seen, entry);
-    let mut entries = share_out(shares, |share| {
+    let settled = share_out(shares, |share| {
         share.into_iter().filter_map(settle).collect::<Vec<_>>()
     });
-    let others = census.others();
-    let elsewhere = share_out(others.pids.clone(), |pid| {
-        let holders = others.held_by(pid).into_iter();
-        let views = holders.filter_map(view_elsewhere);
-        let made = views.map(|(view, is_there)| (entry(view), is_there));
-        made.collect::<Vec<_>>()
-    });
-    // Where a file was replaced after it had been read, the new one is held.
-    let there = elsewhere.iter().filter(|(_, is_there)| *is_there);
-    let newer: HashSet<PathBuf> = there.map(|(entry, _)| entry.path.clone()).collect();
-    entries.retain(|entry| entry.pid.is_some() || !newer.contains(&entry.path));
-    entries.extend(elsewhere.into_iter().map(|(entry, _)| entry));
+    let mut entries: Vec<_> = settled.into_iter().flatten().collect();
+    add(&mut entries, census.elsewhere(entry));
     entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
     // Two containers may each have one at the same path.
     entries.dedup_by(|one, other| {
         (&one.path, one.state, one.pid) == (&other.path, other.state, other.pid)
     });
     Ok(entries.into_iter().map(|entry| entry.made).collect())
+}
+
+/// Adds those whose files were not found, each with whether its file is at its path now: then the file that
+/// was read there has been replaced.
+fn add<T>(entries: &mut Vec<Entry<T>>, elsewhere: Vec<(Entry<T>, bool)>) {
+    let there = elsewhere.iter().filter(|(_, is_there)| *is_there);
+    let replaced: HashSet<&Path> = there.map(|(entry, _)| entry.path.as_path()).collect();
+    entries.retain(|entry| entry.pid.is_some() || !replaced.contains(entry.path.as_path()));
+    entries.extend(elsewhere.into_iter().map(|(entry, _)| entry));
 }
 
 /// What is known of a file before the table of locks is.
@@ -83,13 +82,9 @@ enum Seen<'d, T> {
 
 impl<'d, T> Seen<'d, T> {
     fn of(found: Found<'d>, entry: impl Fn(View) -> Entry<T>) -> Self {
-        let is_over = |peeked: &Peeked| {
-            matches!(view::left_behind(&peeked.contents), State::Free)
-                && !view::goes_on(&peeked.contents)
-        };
         let path = found.path();
         match found.peeked {
-            Some(peeked) if is_over(&peeked) => {
+            Some(peeked) if view::is_over(&peeked.contents) => {
                 Self::Over(peeked.id, entry(over(path, peeked.contents)))
             }
             _ => Self::Unsettled(found),
@@ -210,12 +205,19 @@ impl<'t> Census<'t> {
         indices.map(|index| &self.lines[*index])
     }
 
-    /// Those behind the lines that no file has explained: their pid files lie elsewhere, or are not at
-    /// their paths any more.
-    fn others(&self) -> Takers {
+    /// The gateways behind the lines that no file has explained: their pid files lie elsewhere, or are not
+    /// at their paths any more. Each with whether it is at its path, here.
+    fn elsewhere<T: Send>(&self, entry: impl Fn(View) -> Entry<T> + Sync) -> Vec<(Entry<T>, bool)> {
         let lines = self.lines.iter();
         let unexplained = lines.filter(|(_, explained)| !explained.load(Ordering::Relaxed));
-        Takers::of(unexplained.map(|(line, _)| line.pid).collect())
+        let others = others_among(unexplained.map(|(line, _)| line.pid).collect());
+        let search = Search::default();
+        let found = share_out(others, |pid| {
+            let views = search.held_by(pid).into_iter().filter_map(view_elsewhere);
+            let entries = views.map(|(view, is_there)| (entry(view), is_there));
+            entries.collect::<Vec<_>>()
+        });
+        found.into_iter().flatten().collect()
     }
 }
 

@@ -175,31 +175,28 @@ pub fn all_holders() -> impl Iterator<Item = Holder> {
 
 /// The gateways among these takers of locks, by what they hold.
 pub fn holders_among(takers: Vec<Pid>) -> impl Iterator<Item = Holder> {
-    let takers = Takers::of(takers);
-    let pids = takers.pids.clone().into_iter();
-    pids.flat_map(move |pid| takers.held_by(pid))
+    let search = Search::default();
+    let others = others_among(takers).into_iter();
+    others.flat_map(move |pid| search.held_by(pid))
 }
 
-/// Some who have taken locks, and may be gateways.
-pub(crate) struct Takers {
-    pub pids: Vec<Pid>,
+/// Each of these once, and not ourselves.
+pub(crate) fn others_among(mut pids: Vec<Pid>) -> Vec<Pid> {
+    pids.sort_unstable();
+    pids.dedup();
+    pids.retain(|pid| *pid != Pid::this());
+    pids
+}
+
+/// A search for gateways among many processes.
+#[derive(Default)]
+pub(crate) struct Search {
     /// Read when it is needed.
     mounts: OnceLock<Vec<u8>>,
 }
 
-impl Takers {
-    /// Each of these once, and not ourselves.
-    pub(crate) fn of(mut pids: Vec<Pid>) -> Self {
-        pids.sort_unstable();
-        pids.dedup();
-        pids.retain(|pid| *pid != Pid::this());
-        Self {
-            pids,
-            mounts: OnceLock::new(),
-        }
-    }
-
-    /// What one of them holds as a gateway. Nothing where it may not be looked at.
+impl Search {
+    /// What a process holds as a gateway. Nothing where it may not be looked at.
     pub(crate) fn held_by(&self, pid: Pid) -> Vec<Holder> {
         // A dead server must not keep the others from being found.
         let is_remote = |file: &LockedFile| file.is_remote(self.mounts.get_or_init(our_mounts));

@@ -59,7 +59,7 @@ pub(crate) fn each_found<'d, R: Send>(
     share_out(shares_of(files), |share| {
         let made: Vec<R> = share.into_iter().map(found).map(&make).collect();
         between();
-        Some(made)
+        made
     })
 }
 

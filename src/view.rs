@@ -265,6 +265,11 @@ pub(crate) fn left_behind(contents: &Contents) -> State {
     }
 }
 
+/// Whether no run of these contents can go on, whoever lives: there is none, or it has ended in order.
+pub(crate) fn is_over(contents: &Contents) -> bool {
+    matches!(left_behind(contents), State::Free) && unended(contents).is_none()
+}
+
 /// Whether the run that wrote this goes on: with another file, if nobody has locked this one.
 pub(crate) fn goes_on(contents: &Contents) -> bool {
     let of_this_boot =

@@ -29,10 +29,7 @@ pub(crate) fn shares_of<T>(items: Vec<T>) -> Vec<Vec<T>> {
 /// Does the work for each item, on this thread and, where there are processors for them, on some more,
 /// which have ended when this returns. What came of it is in the order of the items. Where no thread can
 /// be had, this one does it all.
-pub(crate) fn share_out<T: Send, R: IntoIterator<Item: Send> + Send>(
-    items: Vec<T>,
-    work: impl Fn(T) -> R + Sync,
-) -> Vec<R::Item> {
+pub(crate) fn share_out<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let count = items.len();
     let rest = Mutex::new(items.into_iter().enumerate());
     let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -48,7 +45,7 @@ pub(crate) fn share_out<T: Send, R: IntoIterator<Item: Send> + Send>(
         many => with_helpers(many - 1, take_part),
     };
     done.sort_unstable_by_key(|(number, _)| *number);
-    done.into_iter().flat_map(|(_, result)| result).collect()
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Lets this thread take part, and as many more as there are processors for, but no more than `useful`.
@@ -89,7 +86,9 @@ pub(crate) fn both<A: Send, B>(
             done
         };
         let helper = small().spawn_scoped(scope, there);
-        going_on.0.store(helper.is_ok(), Ordering::Relaxed);
+        if helper.is_err() {
+            going_on.0.store(false, Ordering::Relaxed);
+        }
         going_on.give_way();
         let here = here(&going_on);
         (helper.map_or_else(|_| aside(), result), here)
@@ -171,7 +170,7 @@ mod tests {
         for count in [0, 1, SHARE, SHARE + 1, 1000] {
             let items: Vec<usize> = (0..count).collect();
             let odd = |item: usize| (item % 2 == 1).then_some(item * 10);
-            let expected: Vec<usize> = items.iter().copied().filter_map(odd).collect();
+            let expected: Vec<Option<usize>> = items.iter().copied().map(odd).collect();
             assert_eq!(share_out(items, odd), expected, "{count}");
         }
     }
@@ -195,7 +194,6 @@ mod tests {
         let seen = Mutex::new(HashSet::new());
         share_out(shares_of(vec![(); SHARE]), |_| {
             seen.lock().unwrap().insert(thread::current().id());
-            Some(())
         });
         assert_eq!(*seen.lock().unwrap(), [thread::current().id()].into());
     }
@@ -206,7 +204,6 @@ mod tests {
         let items: Vec<usize> = (0..1000).collect();
         share_out(items, |item| {
             assert!(item != 500, "the five hundredth");
-            Some(())
         });
     }
 }
