@@ -30,7 +30,7 @@ pub use process::{
 pub use record::Record;
 pub use scene::{Footprint, Scene, set_mode};
 pub use spaces::{MountSpace, NOBODY, as_nobody, in_pid_namespace};
-pub use strace::{Call, Trace, injected, is_held_up_in, sleeps};
+pub use strace::{Call, Trace, injected, injected_at, is_held_up_in, sleeps};
 pub use terminal::Terminal;
 pub use tools::{must_be_root, need};
 pub use wait::{SOON, until, wait_until};

@@ -24,6 +24,15 @@ pub fn injected(scene: &Scene, injection: &str, command: &Command) -> Command {
     scene.behind("strace", &options, command)
 }
 
+/// Likewise, where the first of these calls is about this path.
+#[track_caller]
+pub fn injected_at(scene: &Scene, path: &str, injection: &str, command: &Command) -> Command {
+    need("strace", "strace");
+    let inject = format!("inject={injection}:when=1");
+    let options = ["-f", "-o", "/dev/null", "-P", path, "-e", &inject, "--"];
+    scene.behind("strace", &options, command)
+}
+
 /// Whether a thread of the only child of this strace(1) is held up in this call.
 pub fn is_held_up_in(strace: &Process, call: i64) -> bool {
     let Some(child) = child_of(strace) else {

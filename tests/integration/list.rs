@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::harness::{
     Locker, MountSpace, Process, SOON, Scene, Signal, as_nobody, in_pid_namespace, injected,
-    is_held_up_in, sleeps, until, wait_until,
+    injected_at, is_held_up_in, sleeps, until, wait_until,
 };
 
 fn listed(scene: &Scene) -> Vec<Value> {
@@ -121,7 +121,8 @@ fn many_are_listed_in_order_by_one_thread_or_by_several() {
     }
 }
 
-/// Its place in a listing, by name: each is there once.
+/// What a list says of a path: it is there once.
+#[track_caller]
 fn listed_by(list: Process, path: &Path) -> Value {
     let output = list.output();
     output.assert_code(0);
@@ -130,6 +131,13 @@ fn listed_by(list: Process, path: &Path) -> Value {
     let found: Vec<&Value> = listed.iter().filter(is_it).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     found[0].clone()
+}
+
+#[track_caller]
+fn assert_held_by(holder: &Process, list: Process, path: &Path) {
+    let found = listed_by(list, path);
+    assert_eq!(found["state"], "held");
+    assert_eq!(found["holder"]["pid"], holder.pid());
 }
 
 /// The table of locks is read, and a file later.
@@ -143,26 +151,14 @@ fn a_run_that_starts_before_its_file_is_read_is_listed() {
         is_held_up_in(&list, libc::SYS_pread64)
     });
     let holder = hold_named(&scene, "web");
-    let found = listed_by(list, &scene.path("state/web/gateway.pid"));
-    assert_eq!(found["state"], "held");
-    assert_eq!(found["holder"]["pid"], holder.pid());
+    assert_held_by(&holder, list, &scene.path("state/web/gateway.pid"));
 }
 
 /// A list that has read the files, and waits for the table of locks for some time.
 fn list_that_waits_for_the_table(scene: &Scene) -> Process {
-    let slow = "inject=openat:delay_enter=4000000:when=1";
-    let options = [
-        "-f",
-        "-o",
-        "/dev/null",
-        "-P",
-        "/proc/locks",
-        "-e",
-        slow,
-        "--",
-    ];
+    let slow = "openat:delay_enter=4000000";
     let list = scene.bare(["list", "--json"]);
-    let list = scene.spawn(scene.behind("strace", &options, &list));
+    let list = scene.spawn(injected_at(scene, "/proc/locks", slow, &list));
     wait_until("the list waits for the table", SOON, || {
         is_held_up_in(&list, libc::SYS_openat) && sleeps(&list)
     });
@@ -175,9 +171,7 @@ fn a_run_that_starts_after_its_file_was_read_is_listed() {
     scene.write_named("web", "");
     let list = list_that_waits_for_the_table(&scene);
     let holder = hold_named(&scene, "web");
-    let found = listed_by(list, &scene.path("state/web/gateway.pid"));
-    assert_eq!(found["state"], "held");
-    assert_eq!(found["holder"]["pid"], holder.pid());
+    assert_held_by(&holder, list, &scene.path("state/web/gateway.pid"));
 }
 
 #[test]
@@ -186,9 +180,7 @@ fn a_run_whose_file_is_made_after_it_was_looked_for_is_listed() {
     std::fs::create_dir_all(scene.path("state/web")).unwrap();
     let list = list_that_waits_for_the_table(&scene);
     let holder = hold_named(&scene, "web");
-    let found = listed_by(list, &scene.path("state/web/gateway.pid"));
-    assert_eq!(found["state"], "held");
-    assert_eq!(found["holder"]["pid"], holder.pid());
+    assert_held_by(&holder, list, &scene.path("state/web/gateway.pid"));
 }
 
 #[test]
@@ -201,9 +193,7 @@ fn a_run_with_a_new_file_at_the_path_of_one_that_was_read_is_listed_once() {
     let list = list_that_waits_for_the_table(&scene);
     std::fs::remove_file(&path).unwrap();
     let holder = hold_named(&scene, "web");
-    let found = listed_by(list, &path);
-    assert_eq!(found["state"], "held");
-    assert_eq!(found["holder"]["pid"], holder.pid());
+    assert_held_by(&holder, list, &path);
 }
 
 #[test]
@@ -234,10 +224,9 @@ fn a_start_in_the_middle_of_a_list_is_listed_once() {
     });
     // Opened when the second is proven, and so after the first was looked at.
     let path = format!("/proc/{}/stat", second.pid());
-    let slow = "inject=openat:delay_enter=4000000:when=1";
-    let options = ["-f", "-o", "/dev/null", "-P", &path, "-e", slow, "--"];
+    let slow = "openat:delay_enter=4000000";
     let list = scene.bare(["list", "--json"]);
-    let list = scene.spawn(scene.behind("strace", &options, &list));
+    let list = scene.spawn(injected_at(&scene, &path, slow, &list));
     let found = listed_by(list, &scene.path("state/first/gateway.pid"));
     assert_eq!(found["state"], "starting");
 }
