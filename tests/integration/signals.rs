@@ -176,6 +176,18 @@ fn has_a_descriptor_for_signals(pid: u32) -> bool {
     leads.any(|lead| lead.to_str() == Some("anon_inode:[signalfd]"))
 }
 
+#[test]
+fn the_command_does_not_inherit_the_descriptor_for_signals() {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    assert!(has_a_descriptor_for_signals(holder.pid()));
+    let payload = crate::harness::descendants(holder.pid());
+    assert!(!payload.is_empty());
+    for process in payload {
+        assert!(!has_a_descriptor_for_signals(process), "pid {process}");
+    }
+}
+
 /// A filter of system calls may refuse it: then the handlers note what comes.
 #[test]
 fn without_a_descriptor_for_signals_they_are_heard_all_the_same() {
