@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::kernel_locks::{
-    Flock, exclusive_flock, fdinfo_has_lease, has_shared_flock, mount_id, mount_is_remote,
-};
+use crate::kernel_locks::{Flock, exclusive_flock, fdinfo_has_lease, has_shared_flock};
 use crate::lock::{Features, FileId};
+use crate::mounts::{MountId, Mounts};
 use crate::process::{Pid, Stat};
 use crate::procfs::{read_bounded, unless_absent};
 use crate::record::{self, Contents};
@@ -143,7 +142,7 @@ pub(crate) struct LockedFile {
     /// What the kernel calls it; nothing, if that is longer than a path may be.
     pub link: PathBuf,
     /// The mount it was opened in.
-    mount: Option<u64>,
+    mount: Option<MountId>,
     through: PathBuf,
 }
 
@@ -185,7 +184,7 @@ fn locked_file(pid: Pid, fd: &OsStr) -> io::Result<Option<LockedFile>> {
             pid,
             features,
             link,
-            mount: mount_id(&fdinfo),
+            mount: MountId::in_fdinfo(&fdinfo),
             through,
         }),
     )
@@ -218,11 +217,11 @@ impl LockedFile {
     }
 
     /// Whether to open it would ask somebody else, who may be dead: a server, or a program (FUSE).
-    /// `ours` is `/proc/self/mountinfo`. A mount that neither we nor the process have is taken for
-    /// one: dead ones are detached (`umount -l`) while they are in use.
-    pub(crate) fn is_remote(&self, ours: &[u8]) -> bool {
-        let remote =
-            |id| mount_is_remote(ours, id).or_else(|| mount_is_remote(&mounts_of(self.pid), id));
+    /// A mount that neither we nor the process have is taken for one: dead ones are detached
+    /// (`umount -l`) while they are in use.
+    pub(crate) fn is_remote(&self, ours: &Mounts) -> bool {
+        let theirs = || Mounts::of(self.pid);
+        let remote = |id| ours.is_remote(id).or_else(|| theirs().is_remote(id));
         self.mount.and_then(remote).unwrap_or(true)
     }
 
@@ -238,13 +237,9 @@ impl LockedFile {
     pub(crate) fn has_a_true_path(&self) -> bool {
         let space = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
         let theirs = space(&self.pid.to_string());
-        let mounted = |id| mount_is_remote(&mounts_of(self.pid), id).is_some();
+        let mounted = |id| Mounts::of(self.pid).is_remote(id).is_some();
         theirs.is_some() && theirs == space("self") && self.mount.is_some_and(mounted)
     }
-}
-
-fn mounts_of(pid: Pid) -> Vec<u8> {
-    read_bounded(&format!("/proc/{pid}/mountinfo"), 16 << 20).unwrap_or_default()
 }
 
 /// The file behind a link, without opening it: a device may do something when it is opened (open(2),

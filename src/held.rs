@@ -9,9 +9,10 @@ use crate::descriptors::{LockedFile, locked_files};
 use crate::holder::{self, Holder, Locker, Sighting, is_gateway};
 use crate::kernel_locks::{parse_locks, table_of_locks};
 use crate::lock::{Features, FileId};
+use crate::mounts::Mounts;
 use crate::process::Pid;
 use crate::process_table;
-use crate::procfs::{read_bounded, unless_absent};
+use crate::procfs::unless_absent;
 use crate::record::{Contents, Record};
 use crate::roots::{has_our_root, seen_by, sees_our_directory};
 use crate::{Error, Result};
@@ -42,10 +43,6 @@ fn files_held_by(pid: Pid, worth: impl Fn(&LockedFile) -> bool) -> io::Result<Ve
         held.extend(contents.map(|contents| Held { file, contents }));
     }
     Ok(held)
-}
-
-fn our_mounts() -> Vec<u8> {
-    read_bounded("/proc/self/mountinfo", 16 << 20).unwrap_or_default()
 }
 
 /// A live holder of an earlier file of this path: removed, renamed away, or replaced.
@@ -95,7 +92,7 @@ struct Name<'a> {
     path: &'a Path,
     directory: Option<Features>,
     /// Read when it is needed.
-    mounts: OnceCell<Vec<u8>>,
+    mounts: OnceCell<Mounts>,
 }
 
 impl<'a> Name<'a> {
@@ -134,7 +131,7 @@ impl<'a> Name<'a> {
         let dev = found.features.id.dev;
         self.directory
             .is_some_and(|directory| directory.id.dev == dev)
-            || !found.is_remote(self.mounts.get_or_init(our_mounts))
+            || !found.is_remote(self.mounts.get_or_init(Mounts::ours))
     }
 
     /// A gateway on a removed file of this name that has not described itself.
@@ -192,14 +189,14 @@ pub(crate) fn others_among(mut pids: Vec<Pid>) -> Vec<Pid> {
 #[derive(Default)]
 pub(crate) struct Search {
     /// Read when it is needed.
-    mounts: OnceLock<Vec<u8>>,
+    mounts: OnceLock<Mounts>,
 }
 
 impl Search {
     /// What a process holds as a gateway. Nothing where it may not be looked at.
     pub(crate) fn held_by(&self, pid: Pid) -> Vec<Holder> {
         // A dead server must not keep the others from being found.
-        let is_remote = |file: &LockedFile| file.is_remote(self.mounts.get_or_init(our_mounts));
+        let is_remote = |file: &LockedFile| file.is_remote(self.mounts.get_or_init(Mounts::ours));
         let held = files_held_by(pid, |file| !is_remote(file) || is_gateway(file.pid));
         let holders = held.into_iter().flatten().filter_map(Held::into_holder);
         holders.collect()

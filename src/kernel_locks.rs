@@ -1,12 +1,13 @@
-//! What the kernel prints of locks: `/proc/locks`, `/proc/PID/fdinfo/N`, `/proc/self/mountinfo`.
+//! What the kernel prints of locks: `/proc/locks` and `/proc/PID/fdinfo/N`.
 //!
 //! Device numbers printed there differ from `stat`'s on btrfs and others, and are only ever compared
 //! with each other.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
+use crate::mounts::{MountId, Mounts};
 use crate::process::Pid;
-use crate::procfs::{field, read_bounded};
+use crate::procfs::read_bounded;
 
 /// An exclusive flock that a descriptor has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,9 +132,7 @@ pub fn taker_of(stat: &rustix::fs::Stat) -> Option<Pid> {
 
 /// Our file's device as `/proc/locks` prints it: that of its mount in `/proc/self/mountinfo`.
 pub(crate) fn printed_device(fd: BorrowedFd<'_>, dev: u64) -> String {
-    let read = |path: &str| read_bounded(path, 16 << 20).unwrap_or_default();
-    let of_mount = mount_id(&read(&format!("/proc/self/fdinfo/{}", fd.as_raw_fd())))
-        .and_then(|id| mount_device(&read("/proc/self/mountinfo"), id));
+    let of_mount = MountId::of(fd).and_then(|id| Mounts::ours().device(id));
     in_hex(of_mount.unwrap_or_else(|| numbers(dev)))
 }
 
@@ -143,43 +142,6 @@ fn numbers(dev: u64) -> (u32, u32) {
 
 fn in_hex((major, minor): (u32, u32)) -> String {
     format!("{major:02x}:{minor:02x}")
-}
-
-/// `mnt_id:` of a `fdinfo` file.
-pub(crate) fn mount_id(fdinfo: &[u8]) -> Option<u64> {
-    field(fdinfo, "mnt_id")?.parse().ok()
-}
-
-/// Whether a file of this mount is somebody else's to give: of a server on the network, or of a program
-/// (FUSE). What is asked of those may never be answered. `None`: the mount is not in this table.
-pub(crate) fn mount_is_remote(mountinfo: &[u8], id: u64) -> Option<bool> {
-    mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
-        let mut words = line.split(|byte| *byte == b' ').map(std::str::from_utf8);
-        if words.next()?.ok()?.parse::<u64>().ok()? != id {
-            return None;
-        }
-        // Any number of optional fields comes before the hyphen (proc_pid_mountinfo(5)).
-        let kind = words.skip_while(|word| *word != Ok("-")).nth(1)?.ok()?;
-        Some(kind.starts_with("fuse") || REMOTE.contains(&kind))
-    })
-}
-
-/// File systems of other machines, by the names that the kernel prints; those of FUSE begin with `fuse`.
-const REMOTE: [&str; 15] = [
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "lustre", "ncpfs", "nfs", "nfs4",
-    "ocfs2", "orangefs", "smb3", "virtiofs",
-];
-
-/// The device of a mount: the third field of its line (proc_pid_mountinfo(5)).
-fn mount_device(mountinfo: &[u8], id: u64) -> Option<(u32, u32)> {
-    mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
-        let mut words = line.split(|byte| *byte == b' ').map(std::str::from_utf8);
-        if words.next()?.ok()?.parse::<u64>().ok()? != id {
-            return None;
-        }
-        let (major, minor) = words.nth(1)?.ok()?.split_once(':')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    })
 }
 
 #[cfg(test)]
@@ -237,30 +199,6 @@ mod tests {
             let _ = exclusive_flock(&bytes);
             let _ = (parse_locks(&bytes).count(), parse_shared_locks(&bytes).count());
             let _ = has_shared_flock(&bytes);
-            let _ = mount_id(&bytes);
-            let _ = mount_device(&bytes, 5);
-            let _ = mount_is_remote(&bytes, 5);
         }
-    }
-
-    #[test]
-    fn the_mount_of_a_descriptor_is_found() {
-        assert_eq!(mount_id(b"pos:\t0\nmnt_id:\t29\n"), Some(29));
-        assert_eq!(mount_id(b"pos:\t0\n"), None);
-        let table = b"28 1 254:0 / / rw\n29 28 0:31 / /tmp rw\n";
-        assert_eq!(mount_device(table, 29), Some((0, 31)));
-        assert_eq!(mount_device(table, 30), None);
-    }
-
-    #[test]
-    fn what_is_not_answered_here_is_remote() {
-        let table = b"28 1 254:0 / / rw shared:1 master:2 - ext4 /dev/a rw\n29 28 0:31 / /n rw - nfs4 - rw\n\
-            30 28 0:32 / /s rw - fuse.sshfs s: rw\n31 28 8:1 / /b rw - fuseblk /dev/b rw\n32 28 0:33 / /t rw";
-        let remote = |id| mount_is_remote(table, id);
-        assert_eq!(
-            [28, 29, 30, 31].map(remote),
-            [false, true, true, true].map(Some)
-        );
-        assert_eq!((remote(32), remote(33)), (None, None));
     }
 }

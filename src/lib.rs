@@ -45,7 +45,7 @@
 //! directory, marks
 //! unusable
 //! kernel_locks, process_table, record, signals
-//! course, notify, process, takeover, user
+//! course, mounts, notify, process, takeover, user
 //! wait
 //! procfs, signal, sys, text, time, variables, workers
 //! ```
@@ -87,6 +87,7 @@ mod kernel_locks;
 mod listing;
 pub mod lock;
 pub mod marks;
+mod mounts;
 pub mod notify;
 pub mod payload;
 mod pid_file;
