@@ -1,5 +1,5 @@
 //! Who certainly belongs to no run under a pid file: noted while there is time, so that the search
-//! after a crash looks at nobody twice.
+//! after a crash looks at nobody twice, and lists nobody where nobody was born since.
 //!
 //! A standby has nothing to do until the holder ends, and everything to do then. What it can know
 //! before is who is no part of the payload: a process whose environment names neither the run nor
@@ -9,13 +9,16 @@
 //! A noted process is known again by its pid and the inode number of its directory in `/proc`. That
 //! directory is made anew for each process (`proc_flush_pid` in the kernel's `fs/proc/base.c` drops
 //! it at the end), so that a pid that was handed on shows another inode.
+//!
+//! To list everybody is most of what a search costs. The list of before will do as long as nobody has
+//! come, which the kernel's count of births tells ([`ProcessTable::births`]).
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::marks;
 use crate::process::{self, Environ, Pid, Stat};
-use crate::process_table::{Family, ProcessTable};
+use crate::process_table::{Family, ProcessTable, Roll};
 use crate::record::Record;
 
 /// Somebody so young may be about to become another program, with another environment.
@@ -33,8 +36,8 @@ const SHARE: u32 = 2000;
 pub struct Bystanders {
     /// In the order of their numbers, each with the inode number of its directory in `/proc`.
     known: Vec<(Pid, u64)>,
-    /// Who was there at the last look, likewise.
-    listed: Vec<(Pid, u64)>,
+    /// Who was there when everybody was listed last.
+    roll: Roll,
     note: Option<Note>,
     /// Opened when it is first read.
     table: Option<ProcessTable>,
@@ -72,7 +75,7 @@ impl Bystanders {
     /// be looked at is not noted. `lives` tells whether the holder has not ended: once it has, its
     /// children have another parent, and nobody is noted.
     pub fn note(&mut self, holder: Pid, record: &Record, lives: &dyn Fn() -> bool) {
-        let newest = self.newest();
+        let newest = opened(&mut self.table).ok().and_then(ProcessTable::newest);
         let holder = (holder, record.start_time);
         let last = self.note.as_ref().filter(|note| note.holder == holder);
         if let Some(note) = last
@@ -105,6 +108,7 @@ impl Bystanders {
         record: &Record,
         lives: &dyn Fn() -> bool,
     ) -> io::Result<bool> {
+        opened(&mut self.table)?.open_statistics();
         let family = self.all_others()?;
         // The payload is of the run whatever it was started with.
         let payload = record.payload.as_ref().map(|payload| payload.pid);
@@ -130,50 +134,39 @@ impl Bystanders {
         Ok(!plain.into_iter().all(is_grown))
     }
 
-    /// The pid that was handed out last ([`ProcessTable::newest`]).
-    pub fn newest(&mut self) -> Option<Pid> {
-        self.table().ok()?.newest()
-    }
-
-    fn table(&mut self) -> io::Result<&mut ProcessTable> {
-        match &mut self.table {
-            Some(table) => Ok(table),
-            none => Ok(none.insert(ProcessTable::open()?)),
-        }
-    }
-
-    /// Everybody but the known and ourselves, as they are now.
-    ///
-    /// Everybody is listed each time. That the pid which was handed out last is still the same does not
-    /// mean that nobody was born: a child gets its number before it can be seen (`copy_process` in the
-    /// kernel's `kernel/fork.c`), and who chooses a number (`set_tid` of clone3(2)) leaves the last one.
+    /// Everybody but the known and ourselves, as they are now. They are listed only where somebody may have
+    /// come since that was done.
     ///
     /// # Errors
     /// Somebody could not be looked at just now.
     pub fn all_others(&mut self) -> io::Result<Family> {
-        self.listed = self.table()?.list()?;
-        let present = &self.listed;
-        self.known
-            .retain(|known| present.binary_search(known).is_ok());
+        let table = opened(&mut self.table)?;
+        let births = table.births();
+        if !self.roll.is_current(births) {
+            self.roll = table.roll(births)?;
+            let roll = &self.roll;
+            self.known.retain(|known| roll.holds(known));
+        }
         let (known, this) = (&self.known, Pid::this());
         let unknown = |who: &&(Pid, u64)| who.0 != this && known.binary_search(who).is_err();
-        Family::of(self.listed.iter().filter(unknown).map(|(pid, _)| *pid))
+        let others = self.roll.present().iter().filter(unknown);
+        Family::of(others.map(|(pid, _)| *pid))
     }
 
-    /// Whether everybody who is there now was there at the last look, too ([`Self::all_others`]).
+    /// Whether everybody who is there now was there at the last look, too ([`Self::all_others`]), but for the
+    /// children of those who are still there. `false` also where that cannot be told.
     ///
     /// # Errors
     /// They cannot be listed just now.
     pub fn nobody_came(&mut self) -> io::Result<bool> {
-        let now = self.table()?.list()?;
-        Ok(now.iter().all(|who| self.listed.binary_search(who).is_ok()))
+        self.roll.nobody_came(opened(&mut self.table)?)
     }
 
     /// These were looked at, and are no part of any run under the pid file. The young ones are
     /// looked at again all the same.
     pub fn learn<'a>(&mut self, strangers: impl IntoIterator<Item = &'a Stat>) {
         let grown = strangers.into_iter().filter(|stat| is_grown(stat));
-        let listed = &self.listed;
+        let listed = self.roll.present();
         let noted = grown.filter_map(|stat| {
             let at = listed
                 .binary_search_by_key(&stat.pid, |(pid, _)| *pid)
@@ -183,6 +176,13 @@ impl Bystanders {
         self.known.extend(noted);
         self.known.sort_unstable();
         self.known.dedup();
+    }
+}
+
+fn opened(table: &mut Option<ProcessTable>) -> io::Result<&mut ProcessTable> {
+    match table {
+        Some(table) => Ok(table),
+        none => Ok(none.insert(ProcessTable::open()?)),
     }
 }
 
@@ -215,6 +215,7 @@ fn mark(stat: &Stat, record: &Record) -> io::Result<Mark> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process_table::tests::table_that_counts;
     use crate::record::tests::example;
     use crate::variables::{PID_FILE, RUN_ID};
     use std::process::{Child, Command};
@@ -328,6 +329,23 @@ mod tests {
         grow(&[&holder, &young]);
         bystanders.note(holder.pid(), &record, &|| true);
         assert!(!others(&mut bystanders).contains(&young.pid()));
+    }
+
+    /// What a search costs is mostly the list.
+    #[test]
+    fn where_nobody_was_born_nobody_is_listed() {
+        let mut bystanders = Bystanders {
+            table: Some(table_that_counts(5)),
+            ..Bystanders::unknown()
+        };
+        others(&mut bystanders);
+        // Not counted: only who lists sees it.
+        let newborn = sleeper(&[]);
+        assert!(!others(&mut bystanders).contains(&newborn.pid()));
+        assert!(bystanders.nobody_came().unwrap());
+        bystanders.table = Some(table_that_counts(6));
+        assert!(!bystanders.nobody_came().unwrap());
+        assert!(others(&mut bystanders).contains(&newborn.pid()));
     }
 
     #[test]

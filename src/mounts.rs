@@ -66,6 +66,18 @@ impl Mounts {
         Some((major.parse().ok()?, minor.parse().ok()?))
     }
 
+    /// Whether it is a `/proc` that shows every process to everybody (proc(5), `hidepid`): in another one
+    /// somebody may come to be seen without being born, as when they become another user. `None`: the
+    /// mount is not in this table.
+    pub(crate) fn shows_every_process(&self, id: MountId) -> Option<bool> {
+        let mut words = self.after_the_hyphen(id)?;
+        let (kind, _source, options) = (words.next()?, words.next()?, words.next()?);
+        let hides = options
+            .split(',')
+            .any(|option| option.starts_with("hidepid="));
+        Some(kind == "proc" && !hides)
+    }
+
     /// Whether a file of it is somebody else's to give: of a server on the network, or of a program
     /// (FUSE). What is asked of those may never be answered. `None`: the mount is not in this table.
     pub(crate) fn is_remote(&self, id: MountId) -> Option<bool> {
@@ -86,6 +98,7 @@ mod tests {
             let mounts = Mounts(bytes);
             let _ = mounts.device(MountId(5));
             let _ = mounts.is_remote(MountId(5));
+            let _ = mounts.shows_every_process(MountId(5));
         }
     }
 
@@ -97,6 +110,16 @@ mod tests {
         let mounts = Mounts(b"28 1 254:0 / / rw\n29 28 0:31 / /tmp rw\n".to_vec());
         assert_eq!(mounts.device(MountId(29)), Some((0, 31)));
         assert_eq!(mounts.device(MountId(30)), None);
+    }
+
+    #[test]
+    fn a_proc_that_hides_processes_says_so() {
+        let table = b"20 1 0:20 / /proc rw shared:5 - proc proc rw\n21 1 0:21 / /p rw - proc proc rw,gid=4,hidepid=invisible\n\
+            22 1 0:22 / /q rw - fuse.procfs proc rw\n23 1 0:23 / /r rw - proc proc";
+        let mounts = Mounts(table.to_vec());
+        let shows = |id| mounts.shows_every_process(MountId(id));
+        assert_eq!([20, 21, 22].map(shows), [true, false, false].map(Some));
+        assert_eq!([23, 24].map(shows), [None, None]);
     }
 
     #[test]

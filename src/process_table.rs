@@ -2,11 +2,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, seek};
+use rustix::io::pread;
 
+use crate::mounts::{MountId, Mounts};
 use crate::process::{Pid, Stat};
 
 /// `/proc`, opened once for many looks: a standby has it ready when the holder ends.
@@ -15,6 +19,8 @@ pub struct ProcessTable {
     directory: OwnedFd,
     /// Opened when it is first read.
     load: Option<File>,
+    /// `/proc/stat`, if it can be relied upon.
+    statistics: Option<File>,
 }
 
 impl ProcessTable {
@@ -27,6 +33,49 @@ impl ProcessTable {
         Ok(Self {
             directory: rustix::fs::open("/proc", flags, Mode::empty())?,
             load: None,
+            statistics: None,
+        })
+    }
+
+    /// Opens what [`Self::births`] reads, if the kernel itself gives it and this `/proc` hides nobody.
+    /// To find that out takes as long as a list: who lists but once does without.
+    pub fn open_statistics(&mut self) {
+        self.statistics = self.statistics_of_the_kernel();
+    }
+
+    fn statistics_of_the_kernel(&self) -> Option<File> {
+        let statistics = File::open("/proc/stat").ok()?;
+        let mount = MountId::of(self.directory.as_fd())?;
+        // In a container a program may give it, which counts as it likes (lxcfs).
+        let mounted_over = MountId::of(statistics.as_fd())? != mount;
+        (!mounted_over && Mounts::ours().shows_every_process(mount)?).then_some(statistics)
+    }
+
+    /// How many processes and threads were born since the host came up, in whatever namespace: the line
+    /// `processes` of `/proc/stat` (proc_stat(5)). `None`: it does not tell, or was not opened.
+    ///
+    /// A child is counted when it can be seen, and not when it gets its number, whoever chose that; its
+    /// parent is in the middle of clone(2) until it is counted, and can be seen so long (`copy_process` in
+    /// the kernel's `kernel/fork.c`). As long as the count is the same, nobody has come but children
+    /// of those who are still there.
+    #[must_use]
+    pub fn births(&self) -> Option<NonZeroU64> {
+        count_of_births(self.statistics.as_ref()?)
+    }
+
+    /// Lists everybody, so that it can be told later whether anybody has come; `births` were counted
+    /// before. Never waits.
+    ///
+    /// # Errors
+    /// They cannot be listed just now.
+    pub fn roll(&mut self, births: Option<NonZeroU64>) -> io::Result<Roll> {
+        // Read before they are listed: who comes in the middle of that has come since.
+        let newest = self.newest();
+        let present = self.list()?;
+        Ok(Roll {
+            births,
+            newest,
+            present,
         })
     }
 
@@ -65,11 +114,84 @@ impl ProcessTable {
     }
 }
 
+/// The most that is read of `/proc/stat`: one number for each interrupt, and a line for each processor.
+const MOST_STATISTICS: usize = 1 << 20;
+
+fn count_of_births(statistics: &File) -> Option<NonZeroU64> {
+    let mut text = Vec::with_capacity(64 * 1024);
+    loop {
+        // All of it is made at the first read, and kept for the next.
+        let offset = text.len() as u64;
+        let length = pread(statistics, spare_capacity(&mut text), offset).ok()?;
+        let births = births_in(&text);
+        if births.is_some() || length == 0 || text.len() >= MOST_STATISTICS {
+            return births;
+        }
+        text.reserve(64 * 1024);
+    }
+}
+
+/// What the line `processes N` says, if all of it is there.
+fn births_in(statistics: &[u8]) -> Option<NonZeroU64> {
+    let mut lines = statistics.split_inclusive(|byte| *byte == b'\n');
+    let number = lines.find_map(|line| line.strip_prefix(b"processes "))?;
+    std::str::from_utf8(number.strip_suffix(b"\n")?)
+        .ok()?
+        .parse()
+        .ok()
+}
+
 fn last_word(load: &File) -> Option<Pid> {
     let mut line = [0; 128];
     let length = load.read_at(&mut line, 0).ok()?;
     let text = std::str::from_utf8(&line[..length]).ok()?;
     Pid::new(text.split_ascii_whitespace().next_back()?.parse().ok()?)
+}
+
+/// Who was there, and what tells whether anybody has come since.
+#[derive(Debug, Default)]
+pub struct Roll {
+    /// How many had been born before they were listed.
+    births: Option<NonZeroU64>,
+    /// The pid that had been handed out last before that.
+    newest: Option<Pid>,
+    present: Vec<(Pid, u64)>,
+}
+
+impl Roll {
+    /// Everybody, in the order of their numbers, each with the inode number of its directory in `/proc`.
+    #[must_use]
+    pub fn present(&self) -> &[(Pid, u64)] {
+        &self.present
+    }
+
+    /// Whether this very process was there.
+    #[must_use]
+    pub fn holds(&self, who: &(Pid, u64)) -> bool {
+        self.present.binary_search(who).is_ok()
+    }
+
+    /// Whether nobody has come since, by a count of births of now: see [`ProcessTable::births`]. It says no as well
+    /// where somebody was born in another pid namespace.
+    #[must_use]
+    pub fn is_current(&self, births: Option<NonZeroU64>) -> bool {
+        births.is_some() && births == self.births
+    }
+
+    /// Whether nobody has come since, by whatever tells it. Without a count of births: no number was handed out,
+    /// and nobody has come to be seen who had one already. Neither is enough by itself: a child gets
+    /// its number before it can be seen, and who chooses a number (`set_tid` of clone3(2)) leaves the
+    /// last one.
+    ///
+    /// # Errors
+    /// They cannot be listed just now.
+    pub fn nobody_came(&self, table: &mut ProcessTable) -> io::Result<bool> {
+        if self.is_current(table.births()) {
+            return Ok(true);
+        }
+        let quiet = self.newest.is_some() && self.newest == table.newest();
+        Ok(quiet && table.list()?.iter().all(|who| self.holds(who)))
+    }
 }
 
 /// Every process now.
@@ -138,10 +260,24 @@ impl Family {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::ffi::OsString;
     use std::process::Command;
+
+    fn statistics(text: &str) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(text.as_bytes(), 0).unwrap();
+        file
+    }
+
+    /// A table by which so many were born. Really others are born beside a test.
+    pub(crate) fn table_that_counts(births: u64) -> ProcessTable {
+        ProcessTable {
+            statistics: Some(statistics(&format!("processes {births}\n"))),
+            ..ProcessTable::open().unwrap()
+        }
+    }
 
     #[test]
     fn a_birth_shows() {
@@ -149,6 +285,62 @@ mod tests {
         let before = table.newest().unwrap();
         Command::new("true").status().unwrap();
         assert_ne!(table.newest().unwrap(), before);
+    }
+
+    #[test]
+    fn births_are_counted_once_that_is_opened() {
+        let mut table = ProcessTable::open().unwrap();
+        assert_eq!(table.births(), None);
+        table.open_statistics();
+        let before = table.births().expect("the kernel's own /proc");
+        let mut child = Command::new("true").spawn().unwrap();
+        assert!(table.births().unwrap() > before);
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_count_of_births_is_a_whole_line() {
+        let count = |text: &str| births_in(text.as_bytes()).map(NonZeroU64::get);
+        assert_eq!(
+            count("btime 5\nprocesses 28642\nprocs_running 2\n"),
+            Some(28642)
+        );
+        for none in [
+            "",
+            "processes 286",
+            "processes 0\n",
+            "processes x\n",
+            "2 processes 5\n",
+        ] {
+            assert_eq!(count(none), None, "{none:?}");
+        }
+    }
+
+    /// The processors and interrupts of a large machine fill many pieces.
+    #[test]
+    fn a_long_file_is_read_up_to_the_count() {
+        let count = |text: String| count_of_births(&statistics(&text)).map(NonZeroU64::get);
+        let line = "\nprocesses 7\n";
+        let long = |length| format!("intr{}{line}", " 0".repeat(length));
+        assert_eq!(count(long(400_000)), Some(7));
+        assert_eq!(count(long(600_000)), None, "more than is read");
+        assert_eq!(count(" 0".repeat(400_000)), None);
+    }
+
+    #[test]
+    fn a_roll_is_current_until_somebody_is_born() {
+        let mut table = ProcessTable::open().unwrap();
+        let uncounted = table.roll(None).unwrap();
+        assert!(!uncounted.is_current(None), "nobody counts");
+        table.open_statistics();
+        let before = table.births();
+        let roll = table.roll(before).unwrap();
+        assert!(roll.is_current(before));
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!roll.is_current(table.births()) && !roll.nobody_came(&mut table).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!roll.is_current(table.births()));
     }
 
     #[test]

@@ -136,8 +136,8 @@ struct Sweep<'a> {
     tell_at: Duration,
     /// So many looks, one after the other, found nobody.
     looks: u32,
-    /// The pid that had been handed out last before the last look, if that saw everybody.
-    quiet_since: Option<Pid>,
+    /// The last look saw everybody.
+    saw_all: bool,
     blind: bool,
 }
 
@@ -155,7 +155,7 @@ impl<'a> Sweep<'a> {
             killing: false,
             tell_at: UNNAMED,
             looks: 0,
-            quiet_since: None,
+            saw_all: false,
             blind: false,
         }
     }
@@ -188,11 +188,9 @@ impl<'a> Sweep<'a> {
     /// a look since which nobody was born is sure. On a busy machine none is. `false`: look later.
     fn look_until_quiet(&mut self) -> Result<bool> {
         loop {
-            let before = self.bystanders.newest();
-            let Some(whole) = self.look()? else {
+            if !self.look()? {
                 return Ok(false);
-            };
-            self.quiet_since = before.filter(|_| whole);
+            }
             if !self.left.is_empty() {
                 self.looks = 0;
                 return Ok(true);
@@ -204,24 +202,20 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Whether nobody was born since the last look began, if that saw everybody: no number was handed out,
-    /// and nobody has come to be seen who had one already. (A child has its number long before it can be
-    /// seen, and its parent can be seen until then: `copy_process` in the kernel's `kernel/fork.c`.)
+    /// Whether the last look saw everybody, and nobody has come since it began. Asked when all whom that
+    /// look found are gone: only they could be bearing a child that is not counted yet.
     fn is_quiet(&mut self) -> bool {
-        self.quiet_since.is_some()
-            && self.quiet_since == self.bystanders.newest()
-            && self.bystanders.nobody_came().is_ok_and(|nobody| nobody)
+        self.saw_all && self.bystanders.nobody_came().is_ok_and(|nobody| nobody)
     }
 
-    /// Finds who is left now, and tells whether that is everybody. `None`: it could not be looked,
-    /// and nobody is known.
-    fn look(&mut self) -> Result<Option<bool>> {
+    /// Finds who is left now. `false`: it could not be looked, and nobody is known.
+    fn look(&mut self) -> Result<bool> {
         self.left.retain(|survivor| !survivor.is_gone());
         self.blind = false;
-        let mut whole = false;
+        self.saw_all = false;
         match self.run.survivors(self.bystanders) {
             Ok(found) => {
-                whole = !found.more;
+                self.saw_all = !found.more;
                 self.meet(found.survivors);
             }
             // To end those who are known makes room to look for others.
@@ -232,14 +226,14 @@ impl<'a> Sweep<'a> {
             }
             Err(_) => {
                 self.blind = true;
-                return Ok(None);
+                return Ok(false);
             }
         }
         if self.patience.is_over() || self.began.elapsed() >= LONGEST_DOUBT {
             // One that only may have belonged to the run neither ends the start nor keeps it.
             self.left.retain(|survivor| survivor.tie() != Tie::Unsure);
         }
-        Ok(Some(whole))
+        Ok(true)
     }
 
     fn meet(&mut self, mut found: Vec<Survivor>) {

@@ -17,7 +17,7 @@ use crate::world::alone;
 
 /// Runs a line of a shell as root.
 #[track_caller]
-fn shell(scene: &Scene, line: &str) {
+pub fn shell(scene: &Scene, line: &str) {
     let mut command = scene.command("sh");
     command.args(["-e", "-c", line]);
     scene.finish_command(command).assert_code(0);

@@ -9,7 +9,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::null_mut;
 
-use crate::harness::{Call, Payload, Scene, Signal, Trace, has_pending, kill, until, wait_until};
+use crate::harness::{
+    Call, Payload, Scene, Signal, Trace, exists, has_pending, kill, until, wait_until,
+};
+use crate::notes::standby_with_a_note;
 use crate::stage::HUNG;
 use crate::world::alone;
 
@@ -159,6 +162,15 @@ impl Mother {
     }
 }
 
+/// A payload that has the mother of this test for a child.
+fn mother(scene: &Scene, test: &str) -> String {
+    format!(
+        "{MOTHER}={} {} --exact births::{test} --test-threads=1 &\nexec sleep infinity\n",
+        scene.path("mother").display(),
+        std::env::current_exe().expect("we run").display(),
+    )
+}
+
 /// The child has its number before the search for what a crash left begins, is born behind the back of
 /// the last look, and its mother is gone in that instant: no number was handed out meanwhile.
 #[test]
@@ -168,14 +180,8 @@ fn a_child_that_is_born_behind_the_last_look_is_found() {
     }
     alone(|| {
         let scene = Scene::new();
-        let test = std::env::current_exe().expect("we run");
-        let name = "births::a_child_that_is_born_behind_the_last_look_is_found";
-        let script = format!(
-            "{MOTHER}={} {} --exact {name} --test-threads=1 &\nexec sleep infinity\n",
-            scene.path("mother").display(),
-            test.display(),
-        );
-        let mut holder = scene.hold_with(&[], Payload::Script(&script));
+        let mother = mother(&scene, "a_child_that_is_born_behind_the_last_look_is_found");
+        let mut holder = scene.hold_with(&[], Payload::Script(&mother));
         let mother = Mother::meet(&scene);
         let brief = scene.payload(Payload::Script("exit 5\n"));
         holder.crash();
@@ -183,6 +189,82 @@ fn a_child_that_is_born_behind_the_last_look_is_found() {
         wait_until("the search", HUNG, || has_pending(mother.pid, Signal::TERM));
         mother.deliver();
         next.output().assert_code(5);
+        scene.assert_never_two_payloads();
+    });
+}
+
+/// The same behind the back of a standby's note, which that takes for the list of all if nobody is born after it.
+#[test]
+fn a_child_that_is_born_after_a_standbys_note_is_found() {
+    if let Some(told) = std::env::var_os(MOTHER) {
+        labour(told.to_str().expect("a path"));
+    }
+    alone(|| {
+        let scene = Scene::new();
+        let mother = mother(
+            &scene,
+            "a_child_that_is_born_after_a_standbys_note_is_found",
+        );
+        let mut holder = scene.hold_with(&[], Payload::Script(&mother));
+        let mother = Mother::meet(&scene);
+        let standby = standby_with_a_note(&scene);
+        holder.crash();
+        wait_until("the search", HUNG, || has_pending(mother.pid, Signal::TERM));
+        mother.deliver();
+        standby.output().assert_code(5);
+        scene.assert_never_two_payloads();
+    });
+}
+
+/// Number 30,000 is far from any that the kernel hands out by itself in here.
+const CHOSEN: u32 = 30_000;
+
+/// Has a child whose number it chooses (clone3(2), `set_tid`) once there is a file `go`, and is gone.
+fn choose(told: &str) -> ! {
+    let number = [CHOSEN.cast_signed()];
+    // SAFETY: the arguments are those of linux/sched.h, and live on this stack. The child, whose memory
+    // is a copy, makes async-signal-safe calls only.
+    unsafe {
+        block_in_all_threads();
+        fs::write(told, "").expect("a note");
+        wait_until("the word", HUNG, || {
+            fs::exists(format!("{told}.go")).is_ok_and(|go| go)
+        });
+        let mut arguments: libc::clone_args = std::mem::zeroed();
+        arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+        arguments.set_tid = number.as_ptr() as u64;
+        arguments.set_tid_size = 1;
+        let size = size_of_val(&arguments);
+        let child = must!(
+            "clone3",
+            libc::syscall(libc::SYS_clone3, &raw const arguments, size)
+        );
+        if child == 0 {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigsuspend(&raw const none);
+        }
+        libc::_exit(0)
+    }
+}
+
+/// The number that was handed out last does not tell of such a birth.
+#[test]
+fn a_child_whose_number_was_chosen_after_a_standbys_note_is_found() {
+    if let Some(told) = std::env::var_os(MOTHER) {
+        choose(told.to_str().expect("a path"));
+    }
+    alone(|| {
+        let scene = Scene::new();
+        let name = "a_child_whose_number_was_chosen_after_a_standbys_note_is_found";
+        let mut holder = scene.hold_with(&[], Payload::Script(&mother(&scene, name)));
+        wait_until("the mother", HUNG, || scene.path("mother").exists());
+        let standby = standby_with_a_note(&scene);
+        fs::write(scene.path("mother.go"), "").expect("a word");
+        wait_until("the child", HUNG, || exists(CHOSEN));
+        holder.crash();
+        standby.output().assert_code(5);
+        assert!(!exists(CHOSEN));
         scene.assert_never_two_payloads();
     });
 }

@@ -22,6 +22,7 @@ mod fault_sweep;
 mod form;
 #[cfg(target_arch = "x86_64")]
 mod kill_sweep;
+mod notes;
 #[cfg(target_arch = "x86_64")]
 mod pid_reuse;
 mod recycle;
