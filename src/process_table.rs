@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, seek};
@@ -12,6 +11,7 @@ use rustix::io::pread;
 
 use crate::mounts::{MountId, Mounts};
 use crate::process::{Pid, Stat};
+use crate::procfs::line_of;
 
 /// `/proc`, opened once for many looks: a standby has it ready when the holder ends.
 #[derive(Debug)]
@@ -142,9 +142,8 @@ fn births_in(statistics: &[u8]) -> Option<NonZeroU64> {
 }
 
 fn last_word(load: &File) -> Option<Pid> {
-    let mut line = [0; 128];
-    let length = load.read_at(&mut line, 0).ok()?;
-    let text = std::str::from_utf8(&line[..length]).ok()?;
+    let line = line_of(load).ok()?;
+    let text = std::str::from_utf8(&line).ok()?;
     Pid::new(text.split_ascii_whitespace().next_back()?.parse().ok()?)
 }
 
@@ -263,6 +262,7 @@ impl Family {
 pub(crate) mod tests {
     use super::*;
     use std::ffi::OsString;
+    use std::os::unix::fs::FileExt;
     use std::process::Command;
 
     fn statistics(text: &str) -> File {

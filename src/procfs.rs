@@ -1,7 +1,8 @@
 //! Files of `/proc`, read without trust in their size, and what their errors mean.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::fs::FileExt;
 
 /// What to do where it is missing.
 pub(crate) const PROC_NEEDED: &str =
@@ -10,21 +11,24 @@ pub(crate) const PROC_NEEDED: &str =
 /// Reads a line, all that there is in the file: up to its end, so that nobody has to ask whether there is
 /// more. What is longer than 2 KiB is cut.
 pub(crate) fn read_line(path: &str) -> io::Result<Vec<u8>> {
+    line_of(&File::open(path)?)
+}
+
+/// The same of a file that is kept open: the line as it is now.
+pub(crate) fn line_of(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = [0; 2048];
-    let length = fill(&mut File::open(path)?, &mut bytes, |read| {
-        read.ends_with(b"\n")
-    })?;
+    let length = fill(file, &mut bytes, 0, |read| read.ends_with(b"\n"))?;
     Ok(bytes[..length].to_vec())
 }
 
 /// Reads a file, and no more of it than `limit` bytes, whatever its size claims to be: files of
 /// `/proc` claim none, and are read in large pieces because each piece is made anew.
 pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
     let mut bytes = vec![0; limit.min(4096)];
     let mut length = 0;
     loop {
-        length += fill(&mut file, &mut bytes[length..], |_| false)?;
+        length = fill(&file, &mut bytes, length, |_| false)?;
         if length < bytes.len() || length == limit {
             break;
         }
@@ -34,11 +38,16 @@ pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads until the buffer is full, the file is at its end, or that is all; returns how much there is.
-fn fill(file: &mut File, bytes: &mut [u8], is_all: impl Fn(&[u8]) -> bool) -> io::Result<usize> {
-    let mut length = 0;
+/// Reads behind the first `length` bytes until the buffer is full, the file is at its end, or that is all;
+/// returns how much there is.
+fn fill(
+    file: &File,
+    bytes: &mut [u8],
+    mut length: usize,
+    is_all: impl Fn(&[u8]) -> bool,
+) -> io::Result<usize> {
     while length < bytes.len() && !is_all(&bytes[..length]) {
-        match file.read(&mut bytes[length..]) {
+        match file.read_at(&mut bytes[length..], length as u64) {
             Ok(0) => break,
             Ok(read) => length += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
