@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::descriptors::spare;
 use crate::held::{Search, others_among};
 use crate::holder::{self, Holder, is_of_namespace};
 use crate::kernel_locks::{LockLine, parse_locks, parse_shared_locks, table_of_locks};
@@ -19,11 +20,14 @@ use crate::view::{self, State, View};
 use crate::workers::{both, share_out};
 use crate::{Error, ErrorKind, Result};
 
+/// More than a list has open at a time.
+const DESCRIPTORS: usize = 16;
+
 /// Every gateway that can be seen, by its lock, and every pid file in the given directories and one
 /// level below them, in the order of their paths. Waits for nobody.
 ///
 /// # Errors
-/// `/proc` cannot be read.
+/// `/proc` cannot be read, or not enough files can be opened.
 pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
     list_as(places, |view| view)
 }
@@ -39,6 +43,12 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
         return Err(Error::new(ErrorKind::System, "cannot read /proc")
             .advise("mount it (mount -t proc proc /proc)"));
     }
+    // Whoever cannot be looked at is left out. That must not be for want of these.
+    spare(DESCRIPTORS).map_err(|error| {
+        Error::system("cannot look at every gateway".to_owned())
+            .because(error)
+            .advise("raise the limit of open files (ulimit -n, LimitNOFILE=)")
+    })?;
     let opened = places.iter().filter_map(|path| Directory::open(path));
     let directories: Vec<Directory> = opened.collect();
     let entry = |view| Entry::of(view, &make);

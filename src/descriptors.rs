@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use crate::kernel_locks::{Flock, exclusive_flock, fdinfo_has_lease, has_shared_flock};
 use crate::lock::{Features, FileId};
@@ -240,6 +241,14 @@ impl LockedFile {
         let mounted = |id| Mounts::of(self.pid).is_remote(id).is_some();
         theirs.is_some() && theirs == space("self") && self.mount.is_some_and(mounted)
     }
+}
+
+/// Makes sure that we can open so many files more, just now.
+pub(crate) fn spare(count: usize) -> io::Result<()> {
+    let one = pin(Path::new("/proc/self"))?;
+    let copy = |_| fcntl_dupfd_cloexec(&one, 0);
+    let copies: Result<Vec<OwnedFd>, Errno> = (1..count).map(copy).collect();
+    copies.map(drop).map_err(io::Error::from)
 }
 
 /// The file behind a link, without opening it: a device may do something when it is opened (open(2),

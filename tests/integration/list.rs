@@ -38,6 +38,24 @@ fn hold_named(scene: &Scene, name: &str) -> Process {
     holder
 }
 
+/// For want of a descriptor somebody would be left out.
+#[test]
+fn where_too_few_files_can_be_opened_nothing_is_listed() {
+    let scene = Scene::new();
+    let list = scene.bare(["list", "--json"]);
+    for (limit, enough) in [(4, false), (8, false), (32, true)] {
+        let limit = format!("--nofile={limit}");
+        let output = scene.finish_command(scene.behind("prlimit", &[&limit], &list));
+        if enough {
+            output.assert_code(0);
+            continue;
+        }
+        output.assert_code(70).assert_one_line();
+        output.assert_says("ulimit -n");
+        assert_eq!(output.stdout, "");
+    }
+}
+
 #[test]
 fn holders_are_listed_wherever_their_files_are() {
     let scene = Scene::new();
