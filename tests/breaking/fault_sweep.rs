@@ -36,6 +36,10 @@ struct Seen {
 }
 
 fn sweep(name: &str, scene: fn(&Stage, Plan) -> Seen) {
+    sweep_every(SHORT_STEP, name, scene);
+}
+
+fn sweep_every(short_step: u64, name: &str, scene: fn(&Stage, Plan) -> Seen) {
     let mut chance = Chance::new();
     let mut tally = Tally::default();
     let stage = Stage::new();
@@ -47,7 +51,7 @@ fn sweep(name: &str, scene: fn(&Stage, Plan) -> Seen) {
     );
     stage.assert_recovers();
     drop(stage);
-    for call in points(&mut chance, &untouched.report, SHORT_STEP) {
+    for call in points(&mut chance, &untouched.report, short_step) {
         let what = format!("{name}, call {call}");
         if is_long() {
             let mut choices = 0..;
@@ -134,6 +138,11 @@ fn brief(stage: &Stage) -> String {
 }
 
 fn run_brief(stage: &Stage, options: &[&str], plan: Plan) -> Seen {
+    run_brief_and(stage, options, plan, |_| {})
+}
+
+/// Something happens while it is on its way.
+fn run_brief_and(stage: &Stage, options: &[&str], plan: Plan, then: impl FnOnce(&Traced)) -> Seen {
     let brief = brief(stage);
     let args = [
         &["run", "--stop-timeout", "1s"],
@@ -142,7 +151,9 @@ fn run_brief(stage: &Stage, options: &[&str], plan: Plan) -> Seen {
     ]
     .concat();
     let (command, stderr) = stage.saying(args);
-    let (report, in_time) = Traced::start(command, plan, errnos::of).report(HUNG);
+    let traced = Traced::start(command, plan, errnos::of);
+    then(&traced);
+    let (report, in_time) = traced.report(HUNG);
     let said = std::fs::read_to_string(stderr).expect("what it said");
     let ran = stage.scene.started_payloads().len();
     if report.end == End::Code(OWN) {
@@ -173,6 +184,22 @@ fn after_a_crash(stage: &Stage, plan: Plan) -> Seen {
 #[test]
 fn any_call_of_a_start_over_a_crash_may_fail() {
     alone(|| sweep("start over a crash", after_a_crash));
+}
+
+/// What the standby noted while the holder lived is all that it knows of the orphan.
+fn standby(stage: &Stage, plan: Plan) -> Seen {
+    let mut holder = stage.leaver();
+    let options = ["--wait", "--timeout", "8s"];
+    run_brief_and(stage, &options, plan, |standby| {
+        standby.rest(QUIET);
+        holder.crash();
+    })
+}
+
+#[test]
+fn any_call_of_a_standby_may_fail() {
+    // Each point has a crash, and an orphan that the kernel gets its time to end.
+    alone(|| sweep_every(3 * SHORT_STEP, "standby", standby));
 }
 
 fn takeover(stage: &Stage, plan: Plan) -> Seen {
@@ -279,6 +306,7 @@ fn short_reads_and_writes_are_no_errors() {
         for scene in [
             first_start,
             after_a_crash,
+            standby,
             takeover,
             stop,
             stopped,
