@@ -255,7 +255,21 @@ pub fn identify(file: &OpenFile) -> Result<Sighting> {
     if let Some(holder) = prove_named(file, &contents)? {
         return Ok(proven(holder));
     }
-    search(file, &contents)
+    let who = search(file, &contents, || Ok(true))?;
+    Ok(who.unwrap_or(Sighting::Invisible(None)))
+}
+
+/// The same of a file that perhaps nobody has locked (`None`). Whether somebody has is asked
+/// ([`OpenFile::is_locked`]) only where nobody is named, and before everybody is looked through.
+///
+/// # Errors
+/// As [`identify`], and where the lock cannot be tried.
+pub fn identify_any(file: &OpenFile) -> Result<Option<Sighting>> {
+    let contents = file.read_settled()?;
+    match prove_named(file, &contents)? {
+        Some(holder) => Ok(Some(proven(holder))),
+        None => search(file, &contents, || file.is_locked()),
+    }
 }
 
 /// The holder that the record names, if it can be proven: no search, and so cheap.
@@ -266,25 +280,33 @@ pub fn named(file: &OpenFile) -> Result<Option<Sighting>> {
     Ok(prove_named(file, &file.read()?)?.map(proven))
 }
 
-/// Not the one that is named: looks through everybody.
-fn search(file: &OpenFile, contents: &Contents) -> Result<Sighting> {
+/// Not the one that is named: looks through everybody. `None`: nobody has the exclusive lock, as far as
+/// `is_locked` tells, and nobody is known to have a shared one.
+fn search(
+    file: &OpenFile,
+    contents: &Contents,
+    is_locked: impl Fn() -> Result<bool>,
+) -> Result<Option<Sighting>> {
     let device = printed_device(file.as_fd(), file.id().dev);
     let table = table_of_locks();
     let inode = file.id().inode;
     let takers = takers_in(parse_locks(&table), &device, inode);
     let sharers = takers_in(parse_shared_locks(&table), &device, inode);
-    if takers.is_empty()
-        && let Some(pid) = find_sharer(file.id(), sharers)
-    {
-        return Ok(undescribed(Locker::now(pid, true)));
+    if takers.is_empty() {
+        if let Some(pid) = find_sharer(file.id(), sharers) {
+            return Ok(Some(undescribed(Locker::now(pid, true))));
+        }
+        if !is_locked()? {
+            return Ok(None);
+        }
     }
     let Some(pid) = find_locker(file.id(), &takers) else {
-        return Ok(Sighting::Invisible(takers.first().copied()));
+        return Ok(Some(Sighting::Invisible(takers.first().copied())));
     };
-    if let Some(holder) = prove_elsewhere(pid, file, contents)? {
-        return Ok(proven(holder));
-    }
-    Ok(undescribed(Locker::now(pid, false)))
+    Ok(Some(match prove_elsewhere(pid, file, contents)? {
+        Some(holder) => proven(holder),
+        None => undescribed(Locker::now(pid, false)),
+    }))
 }
 
 fn undescribed(locker: Locker) -> Sighting {

@@ -176,12 +176,13 @@ fn look_once(file: &OpenFile) -> Result<View> {
 
 fn look_now(file: &OpenFile, contents: Contents) -> Result<View> {
     let state = match identify_settled(file)? {
-        Sighting::Proven(holder) => State::Held(holder),
-        Sighting::Ending(holder) => State::Ending(holder),
-        Sighting::Starting(locker) => State::Starting(Some(locker)),
-        Sighting::Foreign(locker) => State::Foreign(locker),
-        Sighting::Invisible(Some(pid)) => State::Invisible(Some(pid)),
-        Sighting::Invisible(None) => unseen(file, &contents)?,
+        // Taken only this instant, perhaps, or let go: then that can be seen now.
+        Some(Sighting::Invisible(None)) => identify_settled(file)?,
+        who => who,
+    };
+    let state = match state {
+        Some(who) => state_of(who),
+        None => unlocked(file, &contents)?,
     };
     // Read before the holder was identified: a start in between has written since.
     let contents = state
@@ -198,22 +199,24 @@ fn look_now(file: &OpenFile, contents: Contents) -> Result<View> {
 }
 
 /// Who has the lock, but for others who only look, as we do, and for those whom only their end keeps: they
-/// are given time to be through.
-fn identify_settled(file: &OpenFile) -> Result<Sighting> {
+/// are given time to be through. `None`: nobody has it.
+fn identify_settled(file: &OpenFile) -> Result<Option<Sighting>> {
     let end = Instant::now() + LAST_BREATH;
     let mut gone = None;
     loop {
-        let who = holder::identify(file)?;
+        let Some(who) = holder::identify_any(file)? else {
+            return Ok(None);
+        };
         let undescribed = who.pid().filter(|_| who.holder().is_none());
         if !who.is_a_look() && !undescribed.is_some_and(|pid| is_leaving(pid, &mut gone)) {
-            return Ok(who);
+            return Ok(Some(who));
         }
         if Instant::now() >= end {
-            return Ok(match who {
+            return Ok(Some(match who {
                 // It is stopped in the middle of that, and keeps everybody from starting.
                 Sighting::Starting(locker) if locker.shared => Sighting::Foreign(locker),
                 who => who,
-            });
+            }));
         }
         sleep([], Some(A_LOOK));
     }
@@ -229,31 +232,27 @@ fn is_leaving(pid: Pid, gone: &mut Option<Pid>) -> bool {
     }
 }
 
-/// Nobody is visible: either nobody is there, or somebody out of sight.
-fn unseen(file: &OpenFile, contents: &Contents) -> Result<State> {
-    if file.is_locked()? {
-        // Taken only this instant, perhaps: then it can be seen now.
-        return Ok(match identify_settled(file)? {
-            Sighting::Proven(holder) => State::Held(holder),
-            Sighting::Starting(locker) => State::Starting(Some(locker)),
-            Sighting::Foreign(locker) => State::Foreign(locker),
-            _ => State::Invisible(None),
-        });
+fn state_of(who: Sighting) -> State {
+    match who {
+        Sighting::Proven(holder) => State::Held(holder),
+        Sighting::Ending(holder) => State::Ending(holder),
+        Sighting::Starting(locker) => State::Starting(Some(locker)),
+        Sighting::Foreign(locker) => State::Foreign(locker),
+        Sighting::Invisible(pid) => State::Invisible(pid),
     }
+}
+
+/// Nobody has this file. A pid on line 1 means a crash then, unless the file is the copy of another one.
+fn unlocked(file: &OpenFile, contents: &Contents) -> Result<State> {
     if !file.names_itself(contents)
         && let Some(who) = held::holder_of_earlier_file(file.path(), Some(file.id()))?
     {
         return Ok(elsewhere(who));
     }
-    Ok(unlocked(contents))
-}
-
-/// A pid on line 1 of an unlocked file means a crash, unless the file is the copy of another one.
-fn unlocked(contents: &Contents) -> State {
-    match left_behind(contents) {
+    Ok(match left_behind(contents) {
         State::Crashed if goes_on(contents) => State::Free,
         state => state,
-    }
+    })
 }
 
 /// What its contents say of a file whose run is over.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::harness::{
-    End, Locker, Output, Payload, SOON, Scene, Signal, Trace, as_nobody, in_pid_namespace,
+    Call, End, Locker, Output, Payload, SOON, Scene, Signal, Trace, as_nobody, in_pid_namespace,
     injected, is_held_up_in, set_mode, state, wait_until,
 };
 use crate::people::record_naming;
@@ -233,6 +233,23 @@ fn a_lock_that_outlives_its_taker_is_looked_at_no_more_than_twice() {
         .iter()
         .filter(|call| call.rest.contains("/proc/locks"));
     assert!((1..=2).contains(&tables.count()), "{calls:?}");
+}
+
+/// What nobody has need not be looked for at everybody.
+#[test]
+fn of_a_free_file_nobody_is_looked_through() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Script("exit 0\n"));
+    scene.finish(["run", "--", &payload]).assert_code(0);
+    let mut trace = Trace::start(&scene, "trace=openat", &scene.gateway(["status"]));
+    assert_eq!(trace.process.end(), End::Code(3));
+    let calls = trace.calls();
+    let another = |call: &&Call| {
+        let path = call.rest.split_once("\"/proc/").map(|(_, path)| path);
+        path.is_some_and(|path| path.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let others: Vec<_> = calls.iter().filter(another).collect();
+    assert!(calls.len() > 3 && others.is_empty(), "{others:#?}");
 }
 
 #[test]
