@@ -151,11 +151,13 @@ fn ctrl_c_at_any_moment_of_the_start_leaves_nothing_running() {
     );
     let mut command = scene.command("sh");
     command.args(["-c", &script]);
-    for step in 0..60 {
+    let mut steps = 0..300;
+    // Dense where the start is, and as late at last as a busy machine needs.
+    while steps.start < 60 || scene.started_payloads().is_empty() {
+        let step: u64 = steps.next().expect("some come late enough");
         let terminal = Terminal::open();
         let mut start = terminal.start(&scene, &command);
         terminal.wait_for("go");
-        // Dense where the start is, and late enough for a busy machine at last.
         let delay = Duration::from_micros(step * step * 20);
         std::thread::sleep(delay);
         terminal.ctrl_c();
@@ -163,10 +165,6 @@ fn ctrl_c_at_any_moment_of_the_start_leaves_nothing_running() {
         assert_eq!(scene.members(), [0; 0]);
     }
     scene.assert_never_two_payloads();
-    assert!(
-        !scene.started_payloads().is_empty(),
-        "some came late enough"
-    );
 }
 
 /// NousResearch/hermes-agent#2178: a suspended gateway blocked everything.
