@@ -1,7 +1,7 @@
 //! Files of `/proc`, read without trust in their size, and what their errors mean.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 /// What to do where it is missing.
@@ -11,24 +11,29 @@ pub(crate) const PROC_NEEDED: &str =
 /// Reads a line, all that there is in the file: up to its end, so that nobody has to ask whether there is
 /// more. What is longer than 2 KiB is cut.
 pub(crate) fn read_line(path: &str) -> io::Result<Vec<u8>> {
-    line_of(&File::open(path)?)
+    let mut file = File::open(path)?;
+    line(|_, rest| file.read(rest))
 }
 
 /// The same of a file that is kept open: the line as it is now.
 pub(crate) fn line_of(file: &File) -> io::Result<Vec<u8>> {
+    line(|at, rest| file.read_at(rest, at as u64))
+}
+
+fn line(read: impl FnMut(usize, &mut [u8]) -> io::Result<usize>) -> io::Result<Vec<u8>> {
     let mut bytes = [0; 2048];
-    let length = fill(file, &mut bytes, 0, |read| read.ends_with(b"\n"))?;
+    let length = fill(&mut bytes, 0, read, |read| read.ends_with(b"\n"))?;
     Ok(bytes[..length].to_vec())
 }
 
 /// Reads a file, and no more of it than `limit` bytes, whatever its size claims to be: files of
 /// `/proc` claim none, and are read in large pieces because each piece is made anew.
 pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+    let mut file = File::open(path)?;
     let mut bytes = vec![0; limit.min(4096)];
     let mut length = 0;
     loop {
-        length = fill(&file, &mut bytes, length, |_| false)?;
+        length = fill(&mut bytes, length, |_, rest| file.read(rest), |_| false)?;
         if length < bytes.len() || length == limit {
             break;
         }
@@ -39,17 +44,17 @@ pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Reads behind the first `length` bytes until the buffer is full, the file is at its end, or that is all;
-/// returns how much there is.
+/// returns how much there is. `read` is told how much there was.
 fn fill(
-    file: &File,
     bytes: &mut [u8],
     mut length: usize,
+    mut read: impl FnMut(usize, &mut [u8]) -> io::Result<usize>,
     is_all: impl Fn(&[u8]) -> bool,
 ) -> io::Result<usize> {
     while length < bytes.len() && !is_all(&bytes[..length]) {
-        match file.read_at(&mut bytes[length..], length as u64) {
+        match read(length, &mut bytes[length..]) {
             Ok(0) => break,
-            Ok(read) => length += read,
+            Ok(more) => length += more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -22,7 +22,7 @@ pub fn of(number: i64, path: Option<&str>) -> &'static [i32] {
         // Of a process that lives, the kernel says neither ENOENT nor ESRCH, and root may look.
         libc::SYS_open | libc::SYS_openat if of_a_process(path) => &[EMFILE, ENFILE, ENOMEM],
         libc::SYS_open | libc::SYS_openat => &[EMFILE, ENFILE, ENOMEM, EACCES, ENOENT],
-        libc::SYS_read if in_proc => &[ENOMEM, EIO, EINTR],
+        libc::SYS_read | libc::SYS_pread64 if in_proc => &[ENOMEM, EIO, EINTR],
         libc::SYS_read | libc::SYS_pread64 => &[EIO, EINTR],
         libc::SYS_write | libc::SYS_writev => &[EPIPE, EAGAIN, EIO, ENOSPC, EINTR],
         libc::SYS_pwrite64 => &[ENOSPC, EDQUOT, EIO, EFBIG, EINTR],
