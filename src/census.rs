@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::descriptors::spare;
+use crate::descriptors::ensure_descriptors;
 use crate::held::{Search, others_among};
 use crate::holder::{self, Holder, is_of_namespace};
 use crate::kernel_locks::{LockLine, parse_locks, parse_shared_locks, table_of_locks};
@@ -20,14 +20,14 @@ use crate::view::{self, State, View};
 use crate::workers::{both, share_out};
 use crate::{Error, ErrorKind, Result};
 
-/// More than a list has open at a time.
-const DESCRIPTORS: usize = 16;
+/// More than all threads of a list have open at a time, whoever is looked at.
+const DESCRIPTORS: usize = 48;
 
 /// Every gateway that can be seen, by its lock, and every pid file in the given directories and one
 /// level below them, in the order of their paths. Waits for nobody.
 ///
 /// # Errors
-/// `/proc` cannot be read, or not enough files can be opened.
+/// `/proc` cannot be read, not enough files can be opened, or the system refuses what proof needs.
 pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
     list_as(places, |view| view)
 }
@@ -43,12 +43,13 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
         return Err(Error::new(ErrorKind::System, "cannot read /proc")
             .advise("mount it (mount -t proc proc /proc)"));
     }
-    // Whoever cannot be looked at is left out. That must not be for want of these.
-    spare(DESCRIPTORS).map_err(|error| {
+    // Whoever cannot be looked at is left out. That must not be for want of what everybody needs.
+    ensure_descriptors(DESCRIPTORS).map_err(|error| {
         Error::system("cannot look at every gateway".to_owned())
             .because(error)
             .advise("raise the limit of open files (ulimit -n, LimitNOFILE=)")
     })?;
+    holder::ensure_pinning()?;
     let opened = places.iter().filter_map(|path| Directory::open(path));
     let directories: Vec<Directory> = opened.collect();
     let entry = |view| Entry::of(view, &make);
@@ -61,8 +62,10 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
     let census = Census::of(&table);
     let settle = |seen| census.settle(seen, entry);
     let settled = share_out(shares, |share| {
-        share.into_iter().filter_map(settle).collect::<Vec<_>>()
+        let settled = share.into_iter().map(settle);
+        settled.filter_map(Result::transpose).collect()
     });
+    let settled: Vec<Vec<_>> = settled.into_iter().collect::<Result<_>>()?;
     let mut entries: Vec<_> = settled.into_iter().flatten().collect();
     add(&mut entries, census.elsewhere(entry));
     entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
@@ -148,30 +151,36 @@ impl<'t> Census<'t> {
         }
     }
 
-    fn settle<T>(&self, seen: Seen<'_, T>, entry: impl Fn(View) -> Entry<T>) -> Option<Entry<T>> {
-        match seen {
-            Seen::Over(id, entry) if !self.has_lock_on(id) => Some(entry),
-            Seen::Over(_, over) => self.look(&over.path).map(entry),
-            Seen::Unsettled(found) => self.view(found).map(entry),
-        }
+    fn settle<T>(
+        &self,
+        seen: Seen<'_, T>,
+        entry: impl Fn(View) -> Entry<T>,
+    ) -> Result<Option<Entry<T>>> {
+        let view = match seen {
+            Seen::Over(id, entry) if !self.has_lock_on(id) => return Ok(Some(entry)),
+            Seen::Over(_, over) => self.look(&over.path)?,
+            Seen::Unsettled(found) => self.view(found)?,
+        };
+        Ok(view.map(entry))
     }
 
-    fn view(&self, found: Found<'_>) -> Option<View> {
+    fn view(&self, found: Found<'_>) -> Result<Option<View>> {
         let path = found.path();
         let Some(peeked) = &found.peeked else {
             return if found.is_still_there() {
-                view::look_from_outside(&path)
+                Ok(view::look_from_outside(&path))
             } else {
                 self.look(&path)
             };
         };
         if self.has_lock_on(peeked.id) {
-            return self.held(peeked).or_else(|| self.look(&path));
+            let held = self.held(peeked);
+            return held.map_or_else(|| self.look(&path), |held| Ok(Some(held)));
         }
         if needs_a_look(&found, &peeked.contents) {
             return self.look(&path);
         }
-        Some(over(path, found.peeked?.contents))
+        Ok(found.peeked.map(|peeked| over(path, peeked.contents)))
     }
 
     /// Whether somebody has a lock on the file, or on one of another file system with its number.
@@ -194,13 +203,16 @@ impl<'t> Census<'t> {
         None
     }
 
-    /// What is seen of the file by itself: it may be another one by now.
-    fn look(&self, path: &Path) -> Option<View> {
-        let view = view::look(path).ok()?;
-        if let Ok(file) = FileId::at(path) {
+    /// What is seen of the file by itself: it may be another one by now, or no pid file.
+    fn look(&self, path: &Path) -> Result<Option<View>> {
+        let view = match view::look(path) {
+            Err(error) if error.kind() == ErrorKind::System => return Err(error),
+            look => look.ok(),
+        };
+        if let (Some(view), Ok(file)) = (&view, FileId::at(path)) {
             self.explain(file, view.state.pid());
         }
-        Some(view)
+        Ok(view)
     }
 
     fn explain(&self, file: FileId, pid: Option<Pid>) {

@@ -243,8 +243,8 @@ impl LockedFile {
     }
 }
 
-/// Makes sure that we can open so many files more, just now.
-pub(crate) fn spare(count: usize) -> io::Result<()> {
+/// Makes sure that our limit (RLIMIT_NOFILE) lets us open so many files more, just now.
+pub(crate) fn ensure_descriptors(count: usize) -> io::Result<()> {
     let one = pin(Path::new("/proc/self"))?;
     let copy = |_| fcntl_dupfd_cloexec(&one, 0);
     let copies: Result<Vec<OwnedFd>, Errno> = (1..count).map(copy).collect();

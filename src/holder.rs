@@ -256,6 +256,7 @@ pub fn identify(file: &OpenFile) -> Result<Sighting> {
         return Ok(proven(holder));
     }
     let who = search(file, &contents, || Ok(true))?;
+    // Only a lock that is said to be free has nobody.
     Ok(who.unwrap_or(Sighting::Invisible(None)))
 }
 
@@ -465,6 +466,14 @@ fn way(pid: Pid, file: FileId, evidence: Evidence<'_>) -> Option<Way> {
         }
         (Descriptors::NotLocked | Descriptors::Unreadable, _) => None,
     }
+}
+
+/// Makes sure that processes can be pinned: where that is not so, nobody is proven.
+///
+/// # Errors
+/// The system refuses it.
+pub(crate) fn ensure_pinning() -> Result<()> {
+    pin(Pid::this()).map(drop)
 }
 
 fn pin(pid: Pid) -> Result<Option<Pinned>> {

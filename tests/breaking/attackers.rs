@@ -245,6 +245,14 @@ fn a_filter_that_takes_pidfds_away_lets_nobody_be_asked() {
                 assert_eq!(output.stdout, "", "COMMAND ran");
                 output.assert_one_line();
             }
+            // Nobody can be proven: that is no empty list.
+            let list = scene.finish_command(deny(scene.bare(["list"]), call, errno));
+            if call == libc::SYS_pidfd_open {
+                assert_refused(&list, 70, "pid");
+            } else {
+                let holder = holder.pid().to_string();
+                assert!(list.assert_code(0).stdout.contains(&holder), "{list:?}");
+            }
             assert!(holder.is_running(), "{}", holder.stderr());
             assert_eq!(scene.footprint(), before);
             holder.signal(Signal::TERM);

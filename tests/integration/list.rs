@@ -43,7 +43,7 @@ fn hold_named(scene: &Scene, name: &str) -> Process {
 fn where_too_few_files_can_be_opened_nothing_is_listed() {
     let scene = Scene::new();
     let list = scene.bare(["list", "--json"]);
-    for (limit, enough) in [(4, false), (8, false), (32, true)] {
+    for (limit, enough) in [(4, false), (16, false), (64, true)] {
         let limit = format!("--nofile={limit}");
         let output = scene.finish_command(scene.behind("prlimit", &[&limit], &list));
         if enough {
