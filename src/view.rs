@@ -126,8 +126,8 @@ pub(crate) fn is_elsewhere(holder: &Holder, path: &Path) -> bool {
     leads_to_it(&seen_by(holder.pid(), path)).unwrap_or_else(|_| holder.is_in_another_root())
 }
 
-/// Looks at the pid file at an absolute path. Waits no more than 200 ms, for a holder that has just
-/// been killed, or for somebody else who only looks.
+/// Looks at the pid file at an absolute path. Waits for a holder that has just been killed, and for
+/// somebody else who only looks: 200 ms each time, three seconds where that is so again and again.
 ///
 /// # Errors
 /// `ErrorKind::PidFile`: something is there that no pid file can be, or it may not be looked at
@@ -242,7 +242,8 @@ fn state_of(who: Sighting) -> State {
     }
 }
 
-/// Nobody has this file. A pid on line 1 means a crash then, unless the file is the copy of another one.
+/// Nobody has this file; perhaps somebody has an earlier one of its path. If nobody does, a pid on line 1 means
+/// a crash, unless the file is the copy of another one.
 fn unlocked(file: &OpenFile, contents: &Contents) -> Result<State> {
     if !file.names_itself(contents)
         && let Some(who) = held::holder_of_earlier_file(file.path(), Some(file.id()))?

@@ -188,7 +188,7 @@ fn any_call_of_a_start_over_a_crash_may_fail() {
 
 /// What the standby noted while the holder lived is all that it knows of the orphan.
 fn standby(stage: &Stage, plan: Plan) -> Seen {
-    let mut holder = stage.leaver();
+    let (mut holder, _orphan) = stage.leaver();
     let options = ["--wait", "--timeout", "8s"];
     run_brief_and(stage, &options, plan, |standby| {
         standby.rest(QUIET);

@@ -125,22 +125,23 @@ impl Stage {
         })
     }
 
-    /// A holder whose command leaves a process behind when the gateway crashes.
+    /// A holder, and the process that its command leaves behind when the gateway crashes.
     #[track_caller]
-    pub fn leaver(&self) -> Process {
+    pub fn leaver(&self) -> (Process, u32) {
         let payload = self.scene.payload(LEAVES_ORPHAN);
-        self.up(self.scene.start(["run", "--", &payload]), HUNG)
+        let holder = self.up(self.scene.start(["run", "--", &payload]), HUNG);
+        let orphan = until("the orphan", HUNG, || {
+            let text = fs::read_to_string(self.scene.path("orphan")).ok()?;
+            text.trim().parse().ok()
+        });
+        (holder, orphan)
     }
 
     /// A gateway that was killed, and a process that its command left; the record names the
     /// bystander wherever it names a pid.
     #[track_caller]
     pub fn crashed(&self) -> u32 {
-        let mut holder = self.leaver();
-        let orphan = until("the orphan", HUNG, || {
-            let text = fs::read_to_string(self.scene.path("orphan")).ok()?;
-            text.trim().parse().ok()
-        });
+        let (mut holder, orphan) = self.leaver();
         holder.crash();
         self.plant();
         orphan

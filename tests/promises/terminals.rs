@@ -151,7 +151,7 @@ fn ctrl_c_at_any_moment_of_the_start_leaves_nothing_running() {
     );
     let mut command = scene.command("sh");
     command.args(["-c", &script]);
-    let mut steps = 0..300;
+    let mut steps = 0..150;
     // Dense where the start is, and as late at last as a busy machine needs.
     while steps.start < 60 || scene.started_payloads().is_empty() {
         let step: u64 = steps.next().expect("some come late enough");
