@@ -526,14 +526,21 @@ pub(crate) fn is_gateway(pid: Pid) -> bool {
     path.file_name().is_some_and(|name| name == "gateway") || exe(&pid.to_string()) == exe("self")
 }
 
-/// One of these that has a shared lock: rather one that is no gateway, because those only look.
+/// One of these that has a shared lock: rather one that is no gateway, because those only look. From one
+/// that is gone a child may have inherited the descriptor. In the first pid namespace the table of locks
+/// names those as well, in others not (`locks_translate_pid` in the kernel's `fs/locks.c`).
 fn find_sharer(file: FileId, mut sharers: Vec<Pid>) -> Option<Pid> {
     let this = Pid::this();
     let lives = |pid: Pid| Stat::of(pid).is_some();
-    let shares = |pid| descriptor_with_shared_lock(pid, file) != Descriptors::NotLocked;
-    sharers.retain(|pid| *pid != this && shares(*pid) && lives(*pid));
+    let shares = |pid| descriptor_with_shared_lock(pid, file);
+    let is_gone = |pid: &Pid| *pid != this && !lives(*pid);
+    let heir = sharers.iter().any(is_gone).then(|| {
+        let is_heir = |pid: &Pid| *pid != this && shares(*pid) == Descriptors::Locked;
+        process_table::all().ok()?.into_iter().find(is_heir)
+    });
+    sharers.retain(|pid| *pid != this && shares(*pid) != Descriptors::NotLocked && lives(*pid));
     let stays = sharers.iter().copied().find(|pid| !is_gateway(*pid));
-    stays.or(sharers.first().copied())
+    stays.or(heir.flatten()).or(sharers.first().copied())
 }
 
 /// A process that has the lock: the takers are looked at first, then everybody, because a child

@@ -1,6 +1,7 @@
 //! `status`: the state is the lock's; looking changes nothing.
 
 use std::fs;
+use std::path::Path;
 
 use crate::harness::{
     Call, End, Locker, Output, Payload, SOON, Scene, Signal, Trace, as_nobody, in_pid_namespace,
@@ -233,6 +234,27 @@ fn a_lock_that_outlives_its_taker_is_looked_at_no_more_than_twice() {
         .iter()
         .filter(|call| call.rest.contains("/proc/locks"));
     assert!((1..=2).contains(&tables.count()), "{calls:?}");
+}
+
+/// The kernel names the taker, who is gone, in the first pid namespace alone; elsewhere nothing tells.
+#[test]
+fn a_shared_lock_that_outlives_its_taker_is_foreign() {
+    let scene = Scene::new();
+    fs::write(scene.pid_file(), "").unwrap();
+    let mut flock = scene.command("flock");
+    let leave = "sleep infinity </dev/null >/dev/null 2>&1 & echo $! >child";
+    flock.args(["--shared", "gateway.pid", "sh", "-c", leave]);
+    scene.finish_command(flock).assert_code(0);
+    let is_first = fs::read_link("/proc/self/ns/pid").unwrap() == Path::new("pid:[4026531836]");
+    if is_first {
+        assert_state(&scene, "foreign", 0);
+        let child = scene.lines("child").remove(0);
+        let output = scene.finish(["status"]);
+        assert!(output.stdout.contains(&child), "{output:?}");
+    } else {
+        assert_state(&scene, "free", 3);
+    }
+    scene.finish(["run", "--", "true"]).assert_code(82);
 }
 
 /// What nobody has need not be looked for at everybody.
