@@ -211,7 +211,7 @@ struct Owner {
     process: libc::pid_t,
     thread: libc::pid_t,
     /// The same thread, for a comparison without a system call.
-    handle: libc::pthread_t,
+    handle: usize,
 }
 
 impl Owner {
@@ -234,9 +234,10 @@ impl Owner {
     }
 }
 
-fn this_handle() -> libc::pthread_t {
+/// A number to glibc, an address to musl.
+fn this_handle() -> usize {
     // SAFETY: pthread_self(3) takes nothing and always succeeds.
-    unsafe { libc::pthread_self() }
+    unsafe { libc::pthread_self() as usize }
 }
 
 #[cfg(test)]
