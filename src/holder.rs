@@ -252,12 +252,10 @@ impl Holder {
 /// The file or `/proc` cannot be read.
 pub fn identify(file: &OpenFile) -> Result<Sighting> {
     let contents = file.read_settled()?;
-    if let Some(holder) = prove_named(file, &contents)? {
-        return Ok(proven(holder));
+    match identify_named(file, &contents)? {
+        Some(who) => Ok(who),
+        None => describe_locker(file, &contents, &[]),
     }
-    let who = search(file, &contents, || Ok(true))?;
-    // Only a lock that is said to be free has nobody.
-    Ok(who.unwrap_or(Sighting::Invisible(None)))
 }
 
 /// The same of a file that perhaps nobody has locked (`None`). Whether somebody has is asked
@@ -267,9 +265,9 @@ pub fn identify(file: &OpenFile) -> Result<Sighting> {
 /// As [`identify`], and where the lock cannot be tried.
 pub fn identify_any(file: &OpenFile) -> Result<Option<Sighting>> {
     let contents = file.read_settled()?;
-    match prove_named(file, &contents)? {
-        Some(holder) => Ok(Some(proven(holder))),
-        None => search(file, &contents, || file.is_locked()),
+    match identify_named(file, &contents)? {
+        None if file.is_locked()? => describe_locker(file, &contents, &[]).map(Some),
+        who => Ok(who),
     }
 }
 
@@ -281,33 +279,32 @@ pub fn named(file: &OpenFile) -> Result<Option<Sighting>> {
     Ok(prove_named(file, &file.read()?)?.map(proven))
 }
 
-/// Not the one that is named: looks through everybody. `None`: nobody has the exclusive lock, as far as
-/// `is_locked` tells, and nobody is known to have a shared one.
-fn search(
-    file: &OpenFile,
-    contents: &Contents,
-    is_locked: impl Fn() -> Result<bool>,
-) -> Result<Option<Sighting>> {
+/// Whom the record names and proof confirms, or else whom the kernel's table of locks names.
+fn identify_named(file: &OpenFile, contents: &Contents) -> Result<Option<Sighting>> {
+    if let Some(holder) = prove_named(file, contents)? {
+        return Ok(Some(proven(holder)));
+    }
     let device = printed_device(file.as_fd(), file.id().dev);
     let table = table_of_locks();
     let inode = file.id().inode;
     let takers = takers_in(parse_locks(&table), &device, inode);
-    let sharers = takers_in(parse_shared_locks(&table), &device, inode);
-    if takers.is_empty() {
-        if let Some(pid) = find_sharer(file.id(), sharers) {
-            return Ok(Some(undescribed(Locker::now(pid, true))));
-        }
-        if !is_locked()? {
-            return Ok(None);
-        }
+    if !takers.is_empty() {
+        return describe_locker(file, contents, &takers).map(Some);
     }
-    let Some(pid) = find_locker(file.id(), &takers) else {
-        return Ok(Some(Sighting::Invisible(takers.first().copied())));
+    let sharers = takers_in(parse_shared_locks(&table), &device, inode);
+    let sharer = find_sharer(file.id(), &sharers);
+    Ok(sharer.map(|pid| undescribed(Locker::now(pid, true))))
+}
+
+/// Who has the exclusive lock: one of these takers, or somebody who is found among all.
+fn describe_locker(file: &OpenFile, contents: &Contents, takers: &[Pid]) -> Result<Sighting> {
+    let Some(pid) = find_locker(file.id(), takers) else {
+        return Ok(Sighting::Invisible(takers.first().copied()));
     };
-    Ok(Some(match prove_elsewhere(pid, file, contents)? {
+    Ok(match prove_elsewhere(pid, file, contents)? {
         Some(holder) => proven(holder),
         None => undescribed(Locker::now(pid, false)),
-    }))
+    })
 }
 
 fn undescribed(locker: Locker) -> Sighting {
@@ -529,33 +526,36 @@ pub(crate) fn is_gateway(pid: Pid) -> bool {
 /// One of these that has a shared lock: rather one that is no gateway, because those only look. From one
 /// that is gone a child may have inherited the descriptor. In the first pid namespace the table of locks
 /// names those as well, in others not (`locks_translate_pid` in the kernel's `fs/locks.c`).
-fn find_sharer(file: FileId, mut sharers: Vec<Pid>) -> Option<Pid> {
+fn find_sharer(file: FileId, sharers: &[Pid]) -> Option<Pid> {
     let this = Pid::this();
-    let lives = |pid: Pid| Stat::of(pid).is_some();
-    let shares = |pid| descriptor_with_shared_lock(pid, file);
-    let is_gone = |pid: &Pid| *pid != this && !lives(*pid);
-    let heir = sharers.iter().any(is_gone).then(|| {
-        let is_heir = |pid: &Pid| *pid != this && shares(*pid) == Descriptors::Locked;
-        process_table::all().ok()?.into_iter().find(is_heir)
-    });
-    sharers.retain(|pid| *pid != this && shares(*pid) != Descriptors::NotLocked && lives(*pid));
-    let stays = sharers.iter().copied().find(|pid| !is_gateway(*pid));
-    stays.or(heir.flatten()).or(sharers.first().copied())
+    let lives = |pid: &Pid| Stat::of(*pid).is_some();
+    let look = |pid: &Pid| descriptor_with_shared_lock(*pid, file);
+    let shares = |pid: &Pid| *pid != this && look(pid) != Descriptors::NotLocked && lives(pid);
+    let living: Vec<Pid> = sharers.iter().copied().filter(shares).collect();
+    let stays = living.iter().copied().find(|pid| !is_gateway(*pid));
+    let heir = || {
+        let gone = sharers.iter().any(|pid| !lives(pid));
+        gone.then(|| find_other(|pid| look(pid) == Descriptors::Locked))
+    };
+    stays
+        .or_else(|| heir().flatten())
+        .or(living.first().copied())
 }
 
 /// A process that has the lock: the takers are looked at first, then everybody, because a child
 /// may have inherited the descriptor from a taker that is gone.
 fn find_locker(file: FileId, takers: &[Pid]) -> Option<Pid> {
     let this = Pid::this();
-    let has = |pid: &Pid| {
-        *pid != this && descriptor_with_lock(*pid, file, Taking::Anybodys) == Descriptors::Locked
-    };
-    takers.iter().copied().find(has).or_else(|| {
-        process_table::all()
-            .unwrap_or_default()
-            .into_iter()
-            .find(has)
-    })
+    let has = |pid: &Pid| descriptor_with_lock(*pid, file, Taking::Anybodys) == Descriptors::Locked;
+    let taker = takers.iter().find(|pid| **pid != this && has(pid));
+    taker.copied().or_else(|| find_other(has))
+}
+
+/// The first process but ourselves of which this is true.
+fn find_other(is: impl Fn(&Pid) -> bool) -> Option<Pid> {
+    let this = Pid::this();
+    let everybody = process_table::all().unwrap_or_default();
+    everybody.into_iter().find(|pid| *pid != this && is(pid))
 }
 
 /// The holder that a record of our pid namespace names, proven in the second way alone: `/proc/locks`
