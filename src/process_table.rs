@@ -5,13 +5,11 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, seek};
-use rustix::io::pread;
 
 use crate::mounts::{MountId, Mounts};
 use crate::process::{Pid, Stat};
-use crate::procfs::line_of;
+use crate::procfs::{beginning_of, line_of};
 
 /// `/proc`, opened once for many looks: a standby has it ready when the holder ends.
 #[derive(Debug)]
@@ -118,17 +116,8 @@ impl ProcessTable {
 const MOST_STATISTICS: usize = 1 << 20;
 
 fn count_of_births(statistics: &File) -> Option<NonZeroU64> {
-    let mut text = Vec::with_capacity(64 * 1024);
-    loop {
-        // All of it is made at the first read, and kept for the next.
-        let offset = text.len() as u64;
-        let length = pread(statistics, spare_capacity(&mut text), offset).ok()?;
-        let births = births_in(&text);
-        if births.is_some() || length == 0 || text.len() >= MOST_STATISTICS {
-            return births;
-        }
-        text.reserve(64 * 1024);
-    }
+    let is_there = |text: &[u8]| births_in(text).is_some();
+    births_in(&beginning_of(statistics, MOST_STATISTICS, is_there).ok()?)
 }
 
 /// What the line `processes N` says, if all of it is there.

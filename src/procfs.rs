@@ -12,46 +12,50 @@ pub(crate) const PROC_NEEDED: &str =
 /// more. What is longer than 2 KiB is cut.
 pub(crate) fn read_line(path: &str) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
-    line(|_, rest| file.read(rest))
-}
-
-/// The same of a file that is kept open: the line as it is now.
-pub(crate) fn line_of(file: &File) -> io::Result<Vec<u8>> {
-    line(|at, rest| file.read_at(rest, at as u64))
-}
-
-fn line(read: impl FnMut(usize, &mut [u8]) -> io::Result<usize>) -> io::Result<Vec<u8>> {
-    let mut bytes = [0; 2048];
-    let length = fill(&mut bytes, 0, read, |read| read.ends_with(b"\n"))?;
-    Ok(bytes[..length].to_vec())
+    read_until(LINE, |_, rest| file.read(rest), is_line)
 }
 
 /// Reads a file, and no more of it than `limit` bytes, whatever its size claims to be: files of
 /// `/proc` claim none, and are read in large pieces because each piece is made anew.
 pub(crate) fn read_bounded(path: &str, limit: usize) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
-    let mut bytes = vec![0; limit.min(4096)];
-    let mut length = 0;
-    loop {
-        length = fill(&mut bytes, length, |_, rest| file.read(rest), |_| false)?;
-        if length < bytes.len() || length == limit {
-            break;
-        }
-        bytes.resize(limit.min(length * 4), 0);
-    }
-    bytes.truncate(length);
-    Ok(bytes)
+    read_until(limit, |_, rest| file.read(rest), |_| false)
 }
 
-/// Reads behind the first `length` bytes until the buffer is full, the file is at its end, or that is all;
-/// returns how much there is. `read` is told how much there was.
-fn fill(
-    bytes: &mut [u8],
-    mut length: usize,
+/// As [`read_line`], of a file that is kept open: the line as it is now.
+pub(crate) fn line_of(file: &File) -> io::Result<Vec<u8>> {
+    beginning_of(file, LINE, is_line)
+}
+
+/// What a file that is kept open begins with now, until that is all, and no more of it than `limit` bytes.
+pub(crate) fn beginning_of(
+    file: &File,
+    limit: usize,
+    is_all: impl Fn(&[u8]) -> bool,
+) -> io::Result<Vec<u8>> {
+    read_until(limit, |at, rest| file.read_at(rest, at as u64), is_all)
+}
+
+/// The longest line.
+const LINE: usize = 2048;
+
+fn is_line(read: &[u8]) -> bool {
+    read.ends_with(b"\n")
+}
+
+/// Reads until that is all, the file is at its end, or there are `limit` bytes. `read` is told how many
+/// there are already.
+fn read_until(
+    limit: usize,
     mut read: impl FnMut(usize, &mut [u8]) -> io::Result<usize>,
     is_all: impl Fn(&[u8]) -> bool,
-) -> io::Result<usize> {
-    while length < bytes.len() && !is_all(&bytes[..length]) {
+) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; limit.min(4096)];
+    let mut length = 0;
+    while length < limit && !is_all(&bytes[..length]) {
+        if length == bytes.len() {
+            bytes.resize(limit.min(length * 4), 0);
+        }
         match read(length, &mut bytes[length..]) {
             Ok(0) => break,
             Ok(more) => length += more,
@@ -59,7 +63,8 @@ fn fill(
             Err(error) => return Err(error),
         }
     }
-    Ok(length)
+    bytes.truncate(length);
+    Ok(bytes)
 }
 
 /// The value in a line `NAME:` and white space, of a file with a line for each (proc_pid_status(5),
