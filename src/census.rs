@@ -39,17 +39,7 @@ pub fn list(places: &[PathBuf]) -> Result<Vec<View>> {
 /// # Errors
 /// As [`list`].
 pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> Result<Vec<T>> {
-    if !Path::new("/proc/self").exists() {
-        return Err(Error::new(ErrorKind::System, "cannot read /proc")
-            .advise("mount it (mount -t proc proc /proc)"));
-    }
-    // Whoever cannot be looked at is left out. That must not be for want of what everybody needs.
-    ensure_descriptors(DESCRIPTORS).map_err(|error| {
-        Error::system("cannot look at every gateway".to_owned())
-            .because(error)
-            .advise("raise the limit of open files (ulimit -n, LimitNOFILE=)")
-    })?;
-    holder::ensure_pinning()?;
+    ensure_sight()?;
     let opened = places.iter().filter_map(|path| Directory::open(path));
     let directories: Vec<Directory> = opened.collect();
     let entry = |view| Entry::of(view, &make);
@@ -74,6 +64,21 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
         (&one.path, one.state, one.pid) == (&other.path, other.state, other.pid)
     });
     Ok(entries.into_iter().map(|entry| entry.made).collect())
+}
+
+/// Makes sure of what is needed to look at anybody: whoever cannot be looked at is left out.
+fn ensure_sight() -> Result<()> {
+    if !Path::new("/proc/self").exists() {
+        return Err(
+            Error::system("cannot read /proc").advise("mount it (mount -t proc proc /proc)")
+        );
+    }
+    ensure_descriptors(DESCRIPTORS).map_err(|error| {
+        Error::system("cannot look at every gateway")
+            .because(error)
+            .advise("raise the limit of open files (ulimit -n, LimitNOFILE=)")
+    })?;
+    holder::ensure_pinning()
 }
 
 /// Adds those whose files were not found, each with whether its file is at its path now: then the file that
@@ -174,8 +179,10 @@ impl<'t> Census<'t> {
             };
         };
         if self.has_lock_on(peeked.id) {
-            let held = self.held(peeked);
-            return held.map_or_else(|| self.look(&path), |held| Ok(Some(held)));
+            return match self.held(peeked) {
+                None => self.look(&path),
+                held => Ok(held),
+            };
         }
         if needs_a_look(&found, &peeked.contents) {
             return self.look(&path);

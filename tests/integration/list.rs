@@ -56,6 +56,19 @@ fn where_too_few_files_can_be_opened_nothing_is_listed() {
     }
 }
 
+/// One of whom status would say that nobody can tell is not left out either.
+#[test]
+fn where_the_system_refuses_to_tell_of_one_nothing_is_listed() {
+    let scene = Scene::new();
+    let _holder = hold_named(&scene, "web");
+    // The first pidfd is one on itself.
+    let refused = "pidfd_open:error=ENOMEM:when=2+";
+    let list = scene.finish_command(injected(&scene, refused, &scene.bare(["list"])));
+    list.assert_code(70).assert_one_line();
+    list.assert_says("cannot open a pidfd");
+    assert_eq!(list.stdout, "");
+}
+
 #[test]
 fn holders_are_listed_wherever_their_files_are() {
     let scene = Scene::new();
