@@ -213,17 +213,18 @@ fn mark(stat: &Stat, record: &Record) -> io::Result<Mark> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::process_table::tests::table_that_counts;
     use crate::record::tests::example;
     use crate::variables::{PID_FILE, RUN_ID};
     use std::process::{Child, Command};
 
-    struct Ended(Child);
+    /// A process that ends with this value.
+    pub(crate) struct Ended(Child);
 
     impl Ended {
-        fn pid(&self) -> Pid {
+        pub(crate) fn pid(&self) -> Pid {
             Pid::new(self.0.id().into()).unwrap()
         }
     }
@@ -235,10 +236,17 @@ mod tests {
         }
     }
 
-    fn sleeper(marks: &[(&str, &str)]) -> Ended {
+    pub(crate) fn sleeper(marks: &[(&str, &str)]) -> Ended {
         let mut command = Command::new("sleep");
         let child = command.arg("60").env_clear().env("A", "b");
         Ended(child.envs(marks.iter().copied()).spawn().unwrap())
+    }
+
+    impl Bystanders {
+        /// From now on so many were born, whoever really is.
+        pub(crate) fn set_births(&mut self, births: u64) {
+            self.table = Some(table_that_counts(births));
+        }
     }
 
     /// Waits until they are what they will be, and no longer young.
@@ -334,16 +342,14 @@ mod tests {
     /// What a search costs is mostly the list.
     #[test]
     fn where_nobody_was_born_nobody_is_listed() {
-        let mut bystanders = Bystanders {
-            table: Some(table_that_counts(5)),
-            ..Bystanders::unknown()
-        };
+        let mut bystanders = Bystanders::unknown();
+        bystanders.set_births(5);
         others(&mut bystanders);
         // Not counted: only who lists sees it.
         let newborn = sleeper(&[]);
         assert!(!others(&mut bystanders).contains(&newborn.pid()));
         assert!(bystanders.nobody_came().unwrap());
-        bystanders.table = Some(table_that_counts(6));
+        bystanders.set_births(6);
         assert!(!bystanders.nobody_came().unwrap());
         assert!(others(&mut bystanders).contains(&newborn.pid()));
     }

@@ -332,3 +332,66 @@ impl Unsure {
         self.closed = left.iter().all(|survivor| survivor.tie() == Tie::Unsure);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    use super::*;
+    use crate::bystanders::tests::sleeper;
+    use crate::lock::OpenFile;
+    use crate::record::tests::example;
+    use crate::record::{Contents, Record};
+    use crate::variables::RUN_ID;
+
+    /// Who came since the last whole look, and could not be looked at, is not taken for nobody.
+    #[test]
+    fn a_look_that_fails_is_no_look() {
+        let room = tempfile::tempdir().unwrap();
+        let file = OpenFile::open_or_create(&room.path().join("gateway.pid")).unwrap();
+        let record = Record {
+            boot_id: process::boot_id().unwrap(),
+            start_time: 1,
+            // Nobody else's: other tests run beside this one.
+            run_id: format!("{:032x}", std::process::id()),
+            uid: u32::MAX - 1,
+            ..example()
+        };
+        let marks = [(RUN_ID, record.run_id.as_str())];
+        let last = Contents::Record(Box::new(record.clone()));
+        let run = Run::of(&file, &last, true).unwrap();
+        let patience = Patience {
+            deadline: None,
+            hurry: false,
+        };
+        let mut bystanders = Bystanders::unknown();
+        let mut sweep = Sweep::begin(&run, &mut bystanders, patience);
+
+        let first = sleeper(&marks);
+        sweep.bystanders.set_births(5);
+        assert!(sweep.look().unwrap() && sweep.is_quiet());
+        let left = |sweep: &Sweep<'_>| sweep.left.iter().map(Survivor::pid).collect::<Vec<_>>();
+        assert_eq!(left(&sweep), [first.pid()]);
+
+        let second = sleeper(&marks);
+        sweep.bystanders.set_births(6);
+        without_descriptors(|| assert!(sweep.look().unwrap(), "the first is known"));
+        assert_eq!(left(&sweep), [first.pid()]);
+        drop(first);
+        assert!(!sweep.is_known_to_be_over());
+        assert!(sweep.look().unwrap());
+        assert_eq!(left(&sweep), [second.pid()]);
+    }
+
+    /// Nothing can be opened meanwhile.
+    fn without_descriptors(work: impl FnOnce()) {
+        let before = getrlimit(Resource::Nofile);
+        let none = Rlimit {
+            current: Some(3),
+            ..before
+        };
+        setrlimit(Resource::Nofile, none).unwrap();
+        work();
+        setrlimit(Resource::Nofile, before).unwrap();
+    }
+}
