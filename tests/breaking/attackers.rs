@@ -13,15 +13,7 @@ use crate::harness::{
 };
 use crate::recycle::Successor;
 use crate::stage::HUNG;
-use crate::world::alone;
-
-/// Runs a line of a shell as root.
-#[track_caller]
-pub fn shell(scene: &Scene, line: &str) {
-    let mut command = scene.command("sh");
-    command.args(["-e", "-c", line]);
-    scene.finish_command(command).assert_code(0);
-}
+use crate::world::{alone, shell};
 
 /// The program as another user, who owns nothing.
 fn nobody(scene: &Scene, args: &[&str]) -> Command {

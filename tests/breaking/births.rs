@@ -12,7 +12,7 @@ use std::ptr::null_mut;
 use crate::harness::{
     Call, Payload, Scene, Signal, Trace, exists, has_pending, kill, until, wait_until,
 };
-use crate::notes::standby_with_a_note;
+use crate::notes::{BRIEF, standby_with_a_note};
 use crate::stage::HUNG;
 use crate::world::alone;
 
@@ -171,48 +171,42 @@ fn mother(scene: &Scene, test: &str) -> String {
     )
 }
 
-/// The child has its number before the search for what a crash left begins, is born behind the back of
-/// the last look, and its mother is gone in that instant: no number was handed out meanwhile.
+/// The next start begins its search before the child is born, and ends the mother; the child is born behind
+/// the back of the last look, and its mother is gone in that instant.
+fn assert_the_child_is_found(test: &str, stands_by: bool) {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&[], Payload::Script(&mother(&scene, test)));
+    let mother = Mother::meet(&scene);
+    let standby = stands_by.then(|| standby_with_a_note(&scene));
+    holder.crash();
+    let brief = scene.payload(BRIEF);
+    let next = standby.unwrap_or_else(|| scene.start(["run", "--", &brief]));
+    wait_until("the search", HUNG, || has_pending(mother.pid, Signal::TERM));
+    mother.deliver();
+    next.output().assert_code(5);
+    scene.assert_never_two_payloads();
+}
+
+/// The child has its number before the search for what a crash left begins: no number was handed out
+/// meanwhile.
 #[test]
 fn a_child_that_is_born_behind_the_last_look_is_found() {
-    if let Some(told) = std::env::var_os(MOTHER) {
-        labour(told.to_str().expect("a path"));
+    if let Ok(told) = std::env::var(MOTHER) {
+        labour(&told);
     }
     alone(|| {
-        let scene = Scene::new();
-        let mother = mother(&scene, "a_child_that_is_born_behind_the_last_look_is_found");
-        let mut holder = scene.hold_with(&[], Payload::Script(&mother));
-        let mother = Mother::meet(&scene);
-        let brief = scene.payload(Payload::Script("exit 5\n"));
-        holder.crash();
-        let next = scene.start(["run", "--", &brief]);
-        wait_until("the search", HUNG, || has_pending(mother.pid, Signal::TERM));
-        mother.deliver();
-        next.output().assert_code(5);
-        scene.assert_never_two_payloads();
+        assert_the_child_is_found("a_child_that_is_born_behind_the_last_look_is_found", false);
     });
 }
 
 /// The same behind the back of a standby's note, which that takes for the list of all if nobody is born after it.
 #[test]
 fn a_child_that_is_born_after_a_standbys_note_is_found() {
-    if let Some(told) = std::env::var_os(MOTHER) {
-        labour(told.to_str().expect("a path"));
+    if let Ok(told) = std::env::var(MOTHER) {
+        labour(&told);
     }
     alone(|| {
-        let scene = Scene::new();
-        let mother = mother(
-            &scene,
-            "a_child_that_is_born_after_a_standbys_note_is_found",
-        );
-        let mut holder = scene.hold_with(&[], Payload::Script(&mother));
-        let mother = Mother::meet(&scene);
-        let standby = standby_with_a_note(&scene);
-        holder.crash();
-        wait_until("the search", HUNG, || has_pending(mother.pid, Signal::TERM));
-        mother.deliver();
-        standby.output().assert_code(5);
-        scene.assert_never_two_payloads();
+        assert_the_child_is_found("a_child_that_is_born_after_a_standbys_note_is_found", true);
     });
 }
 
@@ -251,8 +245,8 @@ fn choose(told: &str) -> ! {
 /// The number that was handed out last does not tell of such a birth.
 #[test]
 fn a_child_whose_number_was_chosen_after_a_standbys_note_is_found() {
-    if let Some(told) = std::env::var_os(MOTHER) {
-        choose(told.to_str().expect("a path"));
+    if let Ok(told) = std::env::var(MOTHER) {
+        choose(&told);
     }
     alone(|| {
         let scene = Scene::new();

@@ -2,15 +2,12 @@
 
 use std::fs;
 
-use crate::attackers::shell;
-use crate::harness::{
-    Payload, Process, Scene, as_nobody, exists, set_mode, state, until, wait_until,
-};
+use crate::harness::{Payload, Process, Scene, as_nobody, exists, set_mode, state, wait_until};
 use crate::stage::HUNG;
-use crate::world::alone;
+use crate::world::{alone, shell};
 
-/// What the standby's command ends with.
-const BRIEF: Payload<'_> = Payload::Script("exit 5\n");
+/// A command that is soon through.
+pub const BRIEF: Payload<'_> = Payload::Script("exit 5\n");
 
 /// A standby that has noted who is there, and sleeps. It notes again after a second at the earliest.
 pub fn standby_with_a_note(scene: &Scene) -> Process {
@@ -35,12 +32,6 @@ fn is_open(pid: u32, path: &str) -> bool {
     targets.any(|target| target.as_os_str() == path)
 }
 
-fn child(scene: &Scene) -> u32 {
-    until("the payload's child", HUNG, || {
-        scene.lines("child").first()?.parse().ok()
-    })
-}
-
 /// Bears a child that leaves it, when it is told to. It waits without a child.
 const LATE: &str = "mkfifo \"$SCENE/go\" && echo ready >>\"$SCENE/marks\"
 read go <\"$SCENE/go\"
@@ -54,7 +45,7 @@ fn assert_that_a_late_child_is_found(scene: &Scene, births_are_counted: bool) {
     let standby = standby_with_a_note(scene);
     assert_eq!(is_open(standby.pid(), "/proc/stat"), births_are_counted);
     fs::write(scene.path("go"), "go\n").expect("somebody reads");
-    let child = child(scene);
+    let child = scene.wait_for_child();
     holder.crash();
     standby.output().assert_code(5);
     assert!(!exists(child));
@@ -99,7 +90,7 @@ exec sleep infinity
             scene.spawn(as_nobody(&scene, &command))
         };
         let mut holder = scene.wait_for_payload(start(&["run"], Payload::Script(HIDES)));
-        let child = child(&scene);
+        let child = scene.wait_for_child();
         let standby = having_noted(start(&["run", "--wait"], BRIEF));
         fs::write(scene.path("go"), "go\n").expect("somebody reads");
         wait_until("another program", HUNG, || {

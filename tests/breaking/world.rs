@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, WaitOptions};
 
-use crate::harness::{must_be_root, need, state};
+use crate::harness::{Scene, must_be_root, need, state};
 
 const INSIDE: &str = "GATEWAY_TEST_ALONE";
 
@@ -69,6 +69,14 @@ fn again(test: &str) -> Command {
         });
     }
     command
+}
+
+/// Runs a line of a shell as root.
+#[track_caller]
+pub fn shell(scene: &Scene, line: &str) {
+    let mut command = scene.command("sh");
+    command.args(["-e", "-c", line]);
+    scene.finish_command(command).assert_code(0);
 }
 
 /// Collects orphans that came to us and have ended. Only where no child of ours is still awaited.

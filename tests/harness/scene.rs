@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::lock::lockers;
 use super::payload::Payload;
-use super::process::{MARK, Output, Process, end_all_of, members_of_scene};
+use super::process::{MARK, Output, Process, end_all_of, members_of_scene, remember};
 use super::record::Record;
 use super::tools::SEARCH;
 use super::wait::{SOON, until, wait_until};
@@ -245,6 +245,14 @@ impl Scene {
         wait_until(&format!("{mark:?} in the payload's marks"), SOON, || {
             self.lines("marks").iter().any(|line| line == mark)
         });
+    }
+
+    /// Waits for the process that a payload has written down in the file `child`.
+    #[track_caller]
+    pub fn wait_for_child(&self) -> u32 {
+        until("the payload's child", SOON, || {
+            self.lines("child").first()?.parse().ok().map(remember)
+        })
     }
 
     /// Fails if a payload ever met another.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{End, Payload, SOON, Scene, Signal, exists, until, wait_until};
+use crate::harness::{End, Payload, SOON, Scene, Signal, exists, wait_until};
 
 #[test]
 fn the_gateway_becomes_the_command_and_keeps_the_lock() {
@@ -155,10 +155,7 @@ fn a_lock_that_the_asked_holder_leaves_behind_is_waited_for_and_told() {
     let script = "setsid sleep infinity & echo $! >\"$SCENE/child\"; exec sleep infinity\n";
     let payload = scene.payload(Payload::Script(script));
     let mut old = scene.start(["run", "--exec", "--", &payload]);
-    let child: u32 = until("the child", SOON, || {
-        scene.lines("child").first()?.parse().ok()
-    });
-    crate::harness::remember(child);
+    let child = scene.wait_for_child();
     wait_until("both have the lock", SOON, || {
         let lockers = scene.lockers();
         lockers.len() == 2 && lockers.contains(&child) && lockers.contains(&old.pid())

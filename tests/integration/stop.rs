@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::{
-    End, Payload, SOON, Scene, Signal, Trace, exists, injected, remember, state, until, wait_until,
+    End, Payload, SOON, Scene, Signal, Trace, exists, injected, remember, state, wait_until,
 };
 
 #[test]
@@ -89,10 +89,7 @@ fn a_crashed_record_is_marked_and_what_survived_is_ended() {
     let scene = Scene::new();
     let script = "setsid sleep infinity & echo $! >\"$SCENE/child\"; sleep infinity\n";
     let mut holder = scene.hold_with(&[], Payload::Script(script));
-    until("the child", SOON, || {
-        (!scene.lines("child").is_empty()).then_some(())
-    });
-    let child: u32 = scene.lines("child")[0].parse().map(remember).unwrap();
+    let child = scene.wait_for_child();
     holder.crash();
     assert!(exists(child));
     assert_eq!(scene.state(), "crashed");

@@ -4,20 +4,14 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, remember, set_mode,
-    signal, state, until, variable, wait_until,
+    Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, set_mode, signal, state,
+    until, variable, wait_until,
 };
 use crate::people::record_with;
 
 /// A payload that leaves its session and its parent, twice over; the child's pid is in `child`.
 const FORKS: &str =
     "(setsid sh -c 'sleep infinity & echo $! >\"$SCENE/child\"; wait' &)\nexec sleep infinity\n";
-
-fn child(scene: &Scene) -> u32 {
-    until("the payload's child", SOON, || {
-        scene.lines("child").first()?.parse().ok().map(remember)
-    })
-}
 
 /// multikernel/sandlock#238, nubjs/nub#464.
 #[test]
@@ -29,7 +23,7 @@ fn what_a_crashed_holder_left_is_ended_before_the_next_payload_starts() {
     ] {
         let scene = Scene::new();
         let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
-        let child = child(&scene);
+        let child = scene.wait_for_child();
         holder.crash();
         assert!(
             exists(child),
@@ -51,7 +45,7 @@ fn a_survivor_that_does_not_listen_is_killed() {
     let scene = Scene::new();
     let script = "setsid sh -c 'trap \"\" TERM; echo $$ >\"$SCENE/child\"; while :; do sleep 9; done' &\nexec sleep infinity\n";
     let mut holder = scene.hold_with(&[], Payload::Script(script));
-    let child = child(&scene);
+    let child = scene.wait_for_child();
     holder.crash();
     let payload = scene.payload(Payload::Plain);
     let mut next = scene.start(["run", "--", &payload]);
@@ -97,7 +91,7 @@ fn what_a_payload_leaves_at_its_end_is_ended_and_said() {
     let payload = scene.payload(Payload::Script(script));
     let output = scene.finish(["run", "--", &payload]);
     output.assert_code(4);
-    assert!(!exists(child(&scene)));
+    assert!(!exists(scene.wait_for_child()));
     output
         .assert_says("ended 4 after")
         .assert_says("left 2 processes, which were ended");
@@ -125,7 +119,7 @@ fn a_command_that_goes_to_the_background_is_told_to_stay() {
 fn an_ordered_stop_takes_everything_with_it() {
     let scene = Scene::new();
     let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
-    let child = child(&scene);
+    let child = scene.wait_for_child();
     holder.signal(Signal::TERM);
     assert_eq!(holder.end(), End::of(Signal::TERM));
     assert!(!exists(child), "gone before the gateway is");
@@ -138,7 +132,7 @@ fn the_lock_is_kept_until_the_last_descendant_is_gone() {
     let scene = Scene::new();
     let script = "setsid sh -c 'trap \"sleep 0.7; exit\" TERM; echo $$ >\"$SCENE/child\"; while :; do sleep 0.05; done' &\nexec sleep infinity\n";
     let mut holder = scene.hold_with(&[], Payload::Script(script));
-    let child = child(&scene);
+    let child = scene.wait_for_child();
     let payload = scene.payload(Payload::Plain);
     let new = scene.start(["run", "--replace", "--", &payload]);
     let _new = scene.wait_for_payload(new);
@@ -165,7 +159,7 @@ fn bystanders_of_a_sweep_are_left_alone() {
     let scene = Scene::new();
     let canary = Canary::new();
     let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
-    let survivor = child(&scene);
+    let survivor = scene.wait_for_child();
     // Somebody that was started by a service manager from inside the payload.
     let mut unit = scene.command("sleep");
     unit.arg("infinity")
@@ -217,7 +211,7 @@ fn nothing_is_looked_for_after_an_ordered_end() {
 fn without_a_readable_record_survivors_are_found_by_their_pid_file() {
     let scene = Scene::new();
     let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
-    let child = child(&scene);
+    let child = scene.wait_for_child();
     holder.crash();
     fs::write(scene.pid_file(), "junk").unwrap();
     let payload = scene.payload(Payload::Plain);
@@ -278,7 +272,7 @@ fn a_stop_during_the_sweep_leaves_the_old_record() {
     let scene = Scene::new();
     let script = "setsid sh -c 'trap \"\" TERM; echo $$ >\"$SCENE/child\"; while :; do sleep 9; done' &\nexec sleep infinity\n";
     let mut holder = scene.hold_with(&[], Payload::Script(script));
-    child(&scene);
+    scene.wait_for_child();
     holder.crash();
     let before = scene.bytes();
     let mut next = scene.start(["run", "--", "true"]);
@@ -301,7 +295,7 @@ fn a_crashed_outer_gateway_takes_the_inner_one_with_it() {
     let mut command = scene.gateway(["run", "--", &payload]);
     command.env("GATEWAY", scene.program());
     let mut outer = scene.wait_for_payload(scene.spawn(command));
-    let inmost = child(&scene);
+    let inmost = scene.wait_for_child();
     let ids = variable(inmost, "GATEWAY_RUN_ID");
     assert_eq!(
         ids.split(':').next(),
@@ -341,7 +335,7 @@ fn a_survivor_that_changes_its_program_all_the_time_is_found() {
 fn a_stopped_survivor_is_ended() {
     let scene = Scene::new();
     let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
-    let child = child(&scene);
+    let child = scene.wait_for_child();
     signal(child, Signal::STOP);
     wait_until("it is stopped", SOON, || state(child) == Some('T'));
     holder.crash();

@@ -31,9 +31,7 @@ fn nothing_outlives_its_scene() {
     let scene = Scene::new();
     let script = "(setsid sh -c 'trap \"\" TERM HUP; echo $$ >\"$SCENE/child\"; while :; do sleep 9; done' &)\nexec sleep infinity\n";
     let holder = scene.hold_with(&[], Payload::Script(script));
-    let child: u32 = until("the child", SOON, || {
-        scene.lines("child").first()?.parse().ok()
-    });
+    let child = scene.wait_for_child();
     let (holder, payload) = (holder.pid(), scene.record().payload_pid());
     assert!([holder, payload, child].into_iter().all(exists));
     drop(scene);
