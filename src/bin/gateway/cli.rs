@@ -26,17 +26,20 @@ use crate::words;
     max_term_width = 100
 )]
 pub struct Cli {
+    // Once it is parsed: what was given before the command and after it.
     #[command(flatten)]
     pub global: Global,
     #[command(subcommand)]
     pub command: Command,
 }
 
-#[derive(Args, Debug)]
+// Each command declares them for itself. Those that clap hands down (`global`) it copies into every
+// command, whichever is in use.
+#[derive(Args, Default, Debug)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The pid file's path.
-    #[arg(short = 'f', long, alias = "pidfile", global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(short = 'f', long, alias = "pidfile", value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub pid_file: Option<PathBuf>,
 
     /// An instance's name: its pid file is PLACE/NAME/gateway.pid.
@@ -44,22 +47,22 @@ pub struct Global {
     /// PLACE is $GATEWAY_STATE_DIR; else /var/lib/gateway for root, and for any user to whom
     /// /var/lib/gateway/NAME belongs; else ~/.local/state/gateway. Letters, digits, and . _ - @ :
     /// are allowed.
-    #[arg(short = 'n', long, global = true, value_name = "NAME", value_parser = name)]
+    #[arg(short = 'n', long, value_name = "NAME", value_parser = name)]
     pub name: Option<Name>,
 
     /// Tell more: what is done, and why.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
     /// Tell only of faults.
     ///
     /// Whatever was to be expected (held, waiting, gave up, nothing to stop) is told by the exit
     /// code alone.
-    #[arg(short, long, global = true)]
+    #[arg(short, long)]
     pub quiet: bool,
 
     /// Print help: -h a summary, --help all of it.
-    #[arg(short, long, global = true, action = clap::ArgAction::Help)]
+    #[arg(short, long, action = clap::ArgAction::Help)]
     help: Option<bool>,
 }
 
@@ -70,6 +73,17 @@ impl Global {
             (Some(path), _) => Choice::Path(path.clone()),
             (None, Some(name)) => Choice::Name(name.clone()),
             (None, None) => Choice::Default,
+        }
+    }
+
+    /// These, and the others where these say nothing.
+    fn or(self, others: Self) -> Self {
+        Self {
+            pid_file: self.pid_file.or(others.pid_file),
+            name: self.name.or(others.name),
+            verbose: self.verbose.saturating_add(others.verbose),
+            quiet: self.quiet || others.quiet,
+            help: self.help.or(others.help),
         }
     }
 }
@@ -99,7 +113,20 @@ pub enum Command {
     Completions {
         /// For what.
         language: Language,
+        #[command(flatten)]
+        global: Global,
     },
+}
+
+impl Command {
+    fn global(&mut self) -> &mut Global {
+        match self {
+            Self::Run(run) => &mut run.global,
+            Self::Status(show) | Self::List(show) => &mut show.global,
+            Self::Stop(patience) => &mut patience.global,
+            Self::Completions { global, .. } => global,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -143,6 +170,9 @@ pub struct Run {
     /// The command and its arguments.
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
+
+    #[command(flatten)]
+    global: Global,
 }
 
 #[derive(Args, Debug)]
@@ -175,6 +205,9 @@ pub struct StopPatience {
     /// By default its own --stop-timeout plus 5 seconds; 30 seconds where it recorded none.
     #[arg(long, value_name = "D", value_parser = duration::parse)]
     pub kill_after: Option<Limit>,
+
+    #[command(flatten)]
+    global: Global,
 }
 
 #[derive(Args, Debug)]
@@ -182,6 +215,9 @@ pub struct Show {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+
+    #[command(flatten)]
+    global: Global,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -222,9 +258,16 @@ fn signal(text: &str) -> Result<Signal, String> {
 
 /// Reads the command line.
 pub fn parse() -> Result<Cli, clap::Error> {
-    let cli = Cli::try_parse()?;
+    let cli = all_given(Cli::try_parse()?);
     check(&cli)?;
     Ok(cli)
+}
+
+/// What is said after the command is nearer to it, and wins.
+fn all_given(mut cli: Cli) -> Cli {
+    let nearer = std::mem::take(cli.command.global());
+    cli.global = nearer.or(cli.global);
+    cli
 }
 
 fn wrong(text: &str) -> Result<(), clap::Error> {
@@ -277,6 +320,25 @@ mod tests {
     #[test]
     fn the_declaration_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_option_stands_before_the_command_or_after_it() {
+        for (line, pid_file, name, verbose, quiet) in [
+            ("-f a status", Some("a"), None, 0, false),
+            ("status -f a", Some("a"), None, 0, false),
+            ("-f a stop -f b", Some("b"), None, 0, false),
+            ("-n a run -n b -- -n c", None, Some("b"), 0, false),
+            ("-v list -vv", None, None, 3, false),
+            ("-q run", None, None, 0, true),
+            ("completions -q bash", None, None, 0, true),
+        ] {
+            let words = std::iter::once("gateway").chain(line.split(' '));
+            let global = all_given(Cli::try_parse_from(words).unwrap()).global;
+            assert_eq!(global.pid_file, pid_file.map(PathBuf::from), "{line}");
+            assert_eq!(global.name, name.and_then(Name::new), "{line}");
+            assert_eq!((global.verbose, global.quiet), (verbose, quiet), "{line}");
+        }
     }
 
     #[test]

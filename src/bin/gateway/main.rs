@@ -61,7 +61,7 @@ fn run(cli: Cli) -> Verdict {
         Command::Status(show) => Ok(commands::status::status(&context, &show)),
         Command::Stop(patience) => commands::stop::stop(&context, &patience),
         Command::List(show) => commands::list::list(&context, &show),
-        Command::Completions { language } => {
+        Command::Completions { language, .. } => {
             let text = describe::describe(Cli::command(), language);
             Ok(commands::print(context.voice, &text, Verdict::SUCCESS))
         }
