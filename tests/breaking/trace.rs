@@ -204,7 +204,13 @@ fn begin(mut command: Command) -> io::Result<i32> {
     Ok(command.spawn()?.id().cast_signed())
 }
 
-fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::Result<i64> {
+/// As libc declares it.
+#[cfg(target_env = "gnu")]
+type Request = libc::c_uint;
+#[cfg(not(target_env = "gnu"))]
+type Request = libc::c_int;
+
+fn ptrace(request: Request, pid: i32, address: usize, data: usize) -> io::Result<i64> {
     // SAFETY: only requests that take plain numbers, and no memory of ours, come here.
     match unsafe { libc::ptrace(request, pid, address, data) } {
         -1 => Err(io::Error::last_os_error()),

@@ -1,16 +1,12 @@
 //! The program: parse, start the diary, run, turn the outcome into an exit code.
 //!
-//! It is entered from the C runtime and not through Rust's, which would parse `/proc/self/maps` for
-//! a stack guard, and change SIGPIPE before we could see what COMMAND is to inherit. What else it
-//! does for a program is done here: see [`main`].
+//! With glibc it is entered from the C runtime and not through Rust's, which would parse
+//! `/proc/self/maps` for a stack guard, and change SIGPIPE before we could see what COMMAND is to
+//! inherit. What else it does for a program is done here: see [`start`]. With musl only Rust's runtime
+//! finds the program's arguments: there it comes first, and SIGPIPE is put back.
 
-#![cfg_attr(not(test), no_main)]
+#![cfg_attr(all(target_env = "gnu", not(test)), no_main)]
 #![deny(unsafe_code)]
-
-#[cfg(not(target_env = "gnu"))]
-compile_error!(
-    "without Rust's runtime only glibc lets std find the program's arguments (it hands them to .init_array): build for a *-linux-gnu target; linking statically is fine there"
-);
 
 mod cli;
 mod commands;
@@ -20,6 +16,8 @@ mod exit;
 mod manager;
 mod message;
 mod narrator;
+#[cfg(not(target_env = "gnu"))]
+mod sigpipe;
 mod usage;
 mod words;
 
@@ -33,17 +31,25 @@ use crate::message::Voice;
 
 /// Called by the C runtime. std finds the arguments by itself (glibc hands them to `.init_array`).
 // SAFETY: the name is the C runtime's own for this very function, and nothing else here defines it.
+#[cfg(target_env = "gnu")]
 #[allow(unsafe_code, reason = "the attribute alone: nothing in here is unsafe")]
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main() -> std::ffi::c_int {
-    gateway_lock::sys::warm_heap();
-    if gateway_lock::sys::ensure_standard_streams().is_err() {
-        return FAULT.into();
-    }
-    enter().into()
+    start().into()
 }
 
-fn enter() -> u8 {
+/// Called by Rust's runtime.
+#[cfg(not(target_env = "gnu"))]
+fn main() -> std::process::ExitCode {
+    sigpipe::put_back();
+    start().into()
+}
+
+fn start() -> u8 {
+    gateway_lock::sys::warm_heap();
+    if gateway_lock::sys::ensure_standard_streams().is_err() {
+        return FAULT;
+    }
     match cli::parse() {
         Ok(cli) => run(cli).end(),
         Err(error) => usage(&error),
