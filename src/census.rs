@@ -5,6 +5,7 @@
 //! the table is held by it; only the others are looked at one by one, as `status` does.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -58,10 +59,12 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
     let settled: Vec<Vec<_>> = settled.into_iter().collect::<Result<_>>()?;
     let mut entries: Vec<_> = settled.into_iter().flatten().collect();
     add(&mut entries, census.elsewhere(entry));
-    entries.sort_by(|one, other| one.path.as_os_str().cmp(other.path.as_os_str()));
-    // Two containers may each have one at the same path.
+    // Two containers may each have one at the same path; one that keeps an earlier file, which was moved
+    // away, has two at its own.
+    entries.sort_by(|one, other| one.rank().cmp(&other.rank()));
     entries.dedup_by(|one, other| {
-        (&one.path, one.state, one.pid) == (&other.path, other.state, other.pid)
+        (&one.path, one.pid) == (&other.path, other.pid)
+            && (one.pid.is_some() || one.state == other.state)
     });
     Ok(entries.into_iter().map(|entry| entry.made).collect())
 }
@@ -127,6 +130,11 @@ impl<T> Entry<T> {
             made: make(view),
         }
     }
+
+    /// By their paths; of the same run's the one that is at its path comes first.
+    fn rank(&self) -> (&OsStr, Option<Pid>, bool) {
+        (self.path.as_os_str(), self.pid, self.state == "removed")
+    }
 }
 
 /// The kernel's table of locks, and which lines of it are explained by a file that was found.
@@ -137,6 +145,8 @@ struct Census<'t> {
     shared: HashSet<u64>,
     /// Our own pid namespace.
     namespace: Option<u64>,
+    /// Whether the table tells of everybody's locks.
+    tells_all: bool,
 }
 
 impl<'t> Census<'t> {
@@ -148,11 +158,13 @@ impl<'t> Census<'t> {
         for (index, (line, _)) in lines.iter().enumerate() {
             by_inode.entry(line.inode).or_default().push(index);
         }
+        let namespace = process::own_pid_namespace();
         Self {
             lines,
             by_inode,
             shared: parse_shared_locks(table).map(|line| line.inode).collect(),
-            namespace: process::own_pid_namespace(),
+            namespace,
+            tells_all: namespace == Some(process::FIRST_PID_NAMESPACE),
         }
     }
 
@@ -162,7 +174,7 @@ impl<'t> Census<'t> {
         entry: impl Fn(View) -> Entry<T>,
     ) -> Result<Option<Entry<T>>> {
         let view = match seen {
-            Seen::Over(id, entry) if !self.has_lock_on(id) => return Ok(Some(entry)),
+            Seen::Over(id, entry) if !self.may_be_locked(id) => return Ok(Some(entry)),
             Seen::Over(_, over) => self.look(&over.path)?,
             Seen::Unsettled(found) => self.view(found)?,
         };
@@ -178,7 +190,7 @@ impl<'t> Census<'t> {
                 self.look(&path)
             };
         };
-        if self.has_lock_on(peeked.id) {
+        if self.may_be_locked(peeked.id) {
             return match self.held(peeked) {
                 None => self.look(&path),
                 held => Ok(held),
@@ -190,9 +202,13 @@ impl<'t> Census<'t> {
         Ok(found.peeked.map(|peeked| over(path, peeked.contents)))
     }
 
-    /// Whether somebody has a lock on the file, or on one of another file system with its number.
-    fn has_lock_on(&self, file: FileId) -> bool {
-        self.by_inode.contains_key(&file.inode) || self.shared.contains(&file.inode)
+    /// Whether the table tells of a lock on the file, or on one of another file system with its number;
+    /// or does not tell of everybody: the kernel leaves out who took a lock outside the pid namespace
+    /// (`locks_translate_pid` in its `fs/locks.c`), unless that is the first.
+    fn may_be_locked(&self, file: FileId) -> bool {
+        !self.tells_all
+            || self.by_inode.contains_key(&file.inode)
+            || self.shared.contains(&file.inode)
     }
 
     /// The holder that the record and the table name.

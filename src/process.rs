@@ -435,6 +435,10 @@ pub fn pid_namespace(pid: Pid) -> Option<u64> {
     parse_namespace(&std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?)
 }
 
+/// The inode of the pid namespace that the machine was booted in, of which all others are a part
+/// (`PROC_PID_INIT_INO` in the kernel's `include/linux/proc_ns.h`).
+pub const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
 /// The inode of our own pid namespace.
 #[must_use]
 pub fn own_pid_namespace() -> Option<u64> {

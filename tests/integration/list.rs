@@ -1,6 +1,7 @@
 //! `list`: every gateway that can be seen, and every file in the caller's place.
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -10,7 +11,11 @@ use crate::harness::{
 };
 
 fn listed(scene: &Scene) -> Vec<Value> {
-    let output = scene.finish_command(scene.bare(["list", "--json"]));
+    listed_through(scene, scene.bare(["list", "--json"]))
+}
+
+fn listed_through(scene: &Scene, list: Command) -> Vec<Value> {
+    let output = scene.finish_command(list);
     output.assert_code(0);
     assert_eq!(output.stdout.lines().count(), 1);
     serde_json::from_str(&output.stdout).unwrap()
@@ -18,8 +23,12 @@ fn listed(scene: &Scene) -> Vec<Value> {
 
 /// The entries of this scene's files, by the end of their path.
 fn states(scene: &Scene) -> Vec<(String, String)> {
+    states_among(scene, &listed(scene))
+}
+
+fn states_among(scene: &Scene, listed: &[Value]) -> Vec<(String, String)> {
     let root = scene.path("");
-    listed(scene)
+    listed
         .iter()
         .filter_map(|entry| {
             let path = entry["pid_file"].as_str()?.strip_prefix(root.to_str()?)?;
@@ -326,6 +335,49 @@ fn a_user_sees_what_is_its_own() {
     for pid in [mine.pid(), roots.pid()] {
         assert!(all.contains(&format!("\"pid\":{pid},")), "{all}");
     }
+}
+
+/// It keeps the earlier file, in which the same record is, and locks a new one.
+#[test]
+fn one_whose_file_was_moved_away_is_listed_once() {
+    let scene = Scene::new();
+    let _elsewhere = scene.hold();
+    let _named = hold_named(&scene, "web");
+    for path in ["gateway.pid", "state/web/gateway.pid"].map(|path| scene.path(path)) {
+        std::fs::rename(&path, path.with_extension("old")).unwrap();
+        wait_until("it has a file again", SOON, || {
+            std::fs::read_to_string(&path).is_ok_and(|text| text.contains("\"pid\""))
+        });
+    }
+    assert_eq!(
+        states(&scene),
+        ["gateway.pid", "state/web/gateway.pid"].map(|path| (path.to_owned(), "held".to_owned()))
+    );
+}
+
+/// The kernel's table of locks leaves out who is outside the reader's pid namespace.
+#[test]
+fn who_is_outside_the_pid_namespace_is_listed_as_status_sees_it() {
+    let scene = Scene::new();
+    let _held = hold_named(&scene, "held");
+    let mut crashed = hold_named(&scene, "crashed");
+    crashed.crash();
+    for name in ["done", "locked"] {
+        let command = scene.bare(["-n", name, "run", "--", "true"]);
+        scene.finish_command(command).assert_code(0);
+    }
+    let _locker = Locker::on(&scene, &scene.path("state/locked/gateway.pid"));
+    let list = in_pid_namespace(&scene, &scene.bare(["list", "--json"]));
+    let expected = [
+        ("state/crashed/gateway.pid", "crashed"),
+        ("state/done/gateway.pid", "free"),
+        ("state/held/gateway.pid", "invisible"),
+        ("state/locked/gateway.pid", "invisible"),
+    ];
+    assert_eq!(
+        states_among(&scene, &listed_through(&scene, list)),
+        expected.map(|(path, state)| (path.to_owned(), state.to_owned()))
+    );
 }
 
 /// A removed file's holder is found by its lock.
