@@ -297,7 +297,7 @@ impl OpenFile {
         Contents::settled(|| self.read())
     }
 
-    /// The bytes as they are, no more than a pid file may have.
+    /// The bytes as they are: all of a pid file's, and not much more of what has grown beyond one.
     ///
     /// # Errors
     /// Reading fails.
@@ -563,7 +563,9 @@ fn create(at: BorrowedFd<'_>, path: &Path) -> Result<File, Errno> {
         rustix::fs::fchmod(&file, mode)?;
     }
     if rustix::process::geteuid().is_root() {
-        give_to_the_owner_of_the_directory(&file, at, path)?;
+        // Where it cannot be given (an owner without a number in this user namespace, a server that lets
+        // root give nothing), it stays ours.
+        let _ = give_to_the_owner_of_the_directory(&file, at, path);
     }
     Ok(file)
 }

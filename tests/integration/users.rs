@@ -57,6 +57,20 @@ fn an_ordinary_user_has_all_of_it() {
     scene.assert_never_two_payloads();
 }
 
+/// `unshare -r`: root there, but the owner of the folder has no number, and nothing can be given to it.
+#[test]
+fn the_root_of_a_user_namespace_starts_in_somebody_elses_folder() {
+    let scene = for_nobody();
+    let there = scene.behind(
+        "unshare",
+        &["-r"],
+        &scene.gateway(["run", "--", "id", "-u"]),
+    );
+    let start = scene.finish_command(as_nobody(&scene, &there));
+    start.assert_code(0);
+    assert_eq!((&*start.stdout, &*start.stderr), ("0\n", ""));
+}
+
 /// Root's `stop` and `--replace` reach a user's holder.
 #[test]
 fn root_takes_over_from_a_user_and_stops_its_holder() {
