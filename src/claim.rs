@@ -82,7 +82,7 @@ impl Description {
             exec: self.exec,
             manager: self.unit.as_ref().map(|unit| unit.manager),
             unit: self.unit.as_ref().map(|unit| unit.name.clone()),
-            invocation_id: std::env::var("INVOCATION_ID").ok(),
+            invocation_id: invocation_id(),
             payload: None,
             end: None,
         }
@@ -105,6 +105,13 @@ impl Description {
         };
         record.encode().len() as u64
     }
+}
+
+/// systemd's has 32 digits (systemd.exec(5)). What is much longer is none, and would make a record that
+/// nobody reads any more.
+fn invocation_id() -> Option<String> {
+    let id = std::env::var("INVOCATION_ID").ok();
+    id.filter(|id| id.len() <= 64)
 }
 
 fn host_name() -> OsString {
@@ -164,7 +171,7 @@ pub enum Finding {
     Overwritten,
     /// Something at the path cannot be claimed now: look again soon.
     Contested(Contest),
-    /// Another gateway has the name, by its record and its lock.
+    /// Another gateway has the name, by its record and its lock, or had it later, by its record's generation.
     Lost(Box<Record>),
 }
 
@@ -382,10 +389,11 @@ impl Claim {
     }
 
     fn move_to(&mut self, locked: Locked, contents: &Contents) -> Finding {
-        if let Some(newer) = contents
-            .record()
-            .filter(|theirs| theirs.generation > self.record.generation)
-        {
+        // Of this name: a copy of another one's file says nothing of ours.
+        let is_newer = |theirs: &&Record| {
+            theirs.path() == self.path() && theirs.generation > self.record.generation
+        };
+        if let Some(newer) = contents.record().filter(is_newer) {
             return Finding::Lost(Box::new(newer.clone()));
         }
         let mut record = self.wanted();

@@ -4,6 +4,16 @@ use std::fs;
 
 use crate::harness::{Call, End, Payload, SOON, Scene, Signal, Trace, injected, lockers, until};
 
+/// Whoever started us may have put anything into the environment; a record must stay one that is read.
+#[test]
+fn a_monstrous_environment_makes_no_monstrous_record() {
+    let scene = Scene::new();
+    let mut command = scene.gateway(["run", "--", "true"]);
+    command.env("INVOCATION_ID", "a".repeat(100_000));
+    scene.finish_command(command).assert_code(0);
+    scene.finish(["run", "--", "true"]).assert_code(0);
+}
+
 /// rhandom/perl-net-server#15: a record that could not be written whole blocked all later starts.
 #[test]
 fn a_record_that_cannot_be_cut_to_length_starts_nothing() {

@@ -392,6 +392,26 @@ fn a_file_with_a_higher_generation_is_not_healed_onto() {
     assert_eq!(fs::read_to_string(&deep.path).unwrap(), text);
 }
 
+/// Copied or moved over ours: it tells of another name.
+#[test]
+fn a_newer_file_of_another_gateway_is_healed_onto() {
+    let deep = Deep::new();
+    let mut holder = deep.hold();
+    let mine = deep.record().unwrap().json;
+    let mut theirs = mine.clone();
+    theirs["generation"] = (mine["generation"].as_u64().unwrap() + 1).into();
+    theirs["run_id"] = "0123456789abcdef0123456789abcdef".into();
+    theirs["path"] = "/run/another/gateway.pid".into();
+    let text = format!("{}\n{theirs}\n", holder.pid());
+    fs::write(deep.path.with_extension("new"), text).unwrap();
+    fs::rename(deep.path.with_extension("new"), &deep.path).unwrap();
+    wait_until("its own record is at the path", SOON, || {
+        deep.record()
+            .is_some_and(|record| record.json["run_id"] == mine["run_id"])
+    });
+    assert!(holder.is_running());
+}
+
 /// Another container's holder has the same words for its path; that makes it nobody's rival.
 #[test]
 fn a_holder_of_the_same_path_in_another_mount_namespace_is_no_earlier_holder() {
