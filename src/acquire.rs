@@ -344,11 +344,11 @@ impl Seeker<'_, '_> {
             return Ok(None);
         };
         let kill = step == Step::Kill;
-        if !kill {
-            // A takeover that cannot work harms nobody: the file must take a record.
-            file.check_room(self.description.room(file))?;
-        }
-        match press(holder, if kill { Signal::KILL } else { Signal::TERM })? {
+        // Who has heard nothing must not count as asked.
+        let pressed = self
+            .press(kill, holder, file)
+            .inspect_err(|_| self.takeover.take_back());
+        match pressed? {
             Pressed::Sent => self.tell_pressed(kill, holder),
             Pressed::Gone => self.takeover.take_back(),
             Pressed::Forbidden => {
@@ -356,6 +356,15 @@ impl Seeker<'_, '_> {
             }
         }
         Ok(None)
+    }
+
+    fn press(&self, kill: bool, holder: &Holder, file: &OpenFile) -> Result<Pressed> {
+        if kill {
+            return press(holder, Signal::KILL);
+        }
+        // A takeover that cannot work harms nobody: the file must take a record.
+        file.check_room(self.description.room(file))?;
+        press(holder, Signal::TERM)
     }
 
     fn tell_pressed(&mut self, kill: bool, holder: &Holder) {

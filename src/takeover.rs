@@ -25,7 +25,7 @@ const BEYOND_BUDGET: Duration = Duration::from_secs(5);
 const BEYOND_KILL: Duration = Duration::from_secs(10);
 
 /// What to do about a holder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mode {
     /// Nothing: be refused.
     Plain,
@@ -161,7 +161,17 @@ struct Asked {
     killed: bool,
 }
 
+/// How long a wait goes on that asked at this time.
+fn end(at: Duration, kill_after: Limit) -> Option<Duration> {
+    let length = kill_after.plus(BEYOND_KILL).finite()?;
+    Some(at.saturating_add(length))
+}
+
 impl Asked {
+    fn end(&self) -> Option<Duration> {
+        end(self.at, self.kill_after)
+    }
+
     fn kill_due(&self) -> Option<Duration> {
         if self.killed {
             None
@@ -180,21 +190,10 @@ pub struct Takeover {
     timeout: Option<Limit>,
     kill_after: Option<Limit>,
     asked: Option<Asked>,
+    /// Until when those who were asked before, and heard it, had time.
+    promised: Duration,
     /// Since when the unproven locker of now has been there.
     unproven_since: Duration,
-}
-
-// Limits and modes are small values: hashing them lets a search remember states.
-impl std::hash::Hash for Mode {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (*self as u8).hash(state);
-    }
-}
-
-impl std::hash::Hash for Limit {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.finite().hash(state);
-    }
 }
 
 impl Takeover {
@@ -206,6 +205,7 @@ impl Takeover {
             timeout: rules.timeout,
             kill_after: rules.kill_after,
             asked: None,
+            promised: Duration::ZERO,
             unproven_since: Duration::ZERO,
         }
     }
@@ -225,21 +225,22 @@ impl Takeover {
         }
     }
 
-    /// Whether a holder was asked to go, and not yet seen to be another one.
-    #[must_use]
-    pub fn has_asked(&self) -> bool {
-        self.asked.is_some()
-    }
-
     /// When the asked holder is to be killed.
     #[must_use]
     pub fn kill_due(&self) -> Option<Duration> {
         self.asked.and_then(|asked| asked.kill_due())
     }
 
-    /// The last step could not be performed: the process did not hold any more.
+    /// The last step could not be performed: the process did not hold any more, say. Whoever was asked
+    /// before has shortened nobody's time by that.
     pub fn take_back(&mut self) {
-        self.asked = None;
+        let asked = self.asked.take();
+        self.keep_promise(asked.filter(|asked| asked.killed));
+    }
+
+    fn keep_promise(&mut self, asked: Option<Asked>) {
+        let end = asked.and_then(|asked| asked.end());
+        self.promised = self.promised.max(end.unwrap_or(Duration::ZERO));
     }
 
     /// The end of the whole wait, as things stand.
@@ -248,14 +249,12 @@ impl Takeover {
         if self.mode == Mode::Wait || self.timeout.is_some() {
             return self.timeout.and_then(Limit::finite);
         }
-        let (from, kill_after) = match self.asked {
-            Some(asked) => (asked.at, asked.kill_after),
-            None => (Duration::ZERO, self.rules().kill_after(None)),
-        };
-        kill_after
-            .plus(BEYOND_KILL)
-            .finite()
-            .map(|length| from.saturating_add(length))
+        match self.asked {
+            Some(asked) => asked.end(),
+            None => {
+                end(Duration::ZERO, self.rules().kill_after(None)).map(|end| end.max(self.promised))
+            }
+        }
     }
 
     fn rules(&self) -> Rules {
@@ -337,6 +336,7 @@ impl Takeover {
                 Step::Refuse(refusal)
             };
         }
+        self.keep_promise(self.asked);
         self.asked = Some(Asked {
             who,
             at: now,
@@ -527,6 +527,29 @@ mod tests {
             needed: Some(seconds(25)),
         };
         assert_eq!(takeover.next(seconds(20), proven(A)), Step::Refuse(refusal));
+    }
+
+    #[test]
+    fn who_could_not_be_asked_is_asked_again_and_not_killed() {
+        let mut takeover = Takeover::new(Rules::of(Mode::Replace));
+        assert_eq!(takeover.next(seconds(0), proven(A)), Step::Ask);
+        assert_eq!(takeover.next(seconds(3), proven(B)), Step::Ask);
+        takeover.take_back();
+        assert_eq!(takeover.deadline(), Some(seconds(45)));
+        assert_eq!(takeover.next(seconds(39), proven(B)), Step::Ask);
+    }
+
+    #[test]
+    fn one_who_is_gone_when_it_is_to_be_killed_shortens_no_wait() {
+        let mut takeover = Takeover::new(Rules::of(Mode::Replace));
+        assert_eq!(takeover.next(seconds(30), proven(A)), Step::Ask);
+        assert_eq!(takeover.next(seconds(65), proven(A)), Step::Kill);
+        takeover.take_back();
+        assert_eq!(takeover.deadline(), Some(seconds(75)));
+        assert_eq!(
+            takeover.next(seconds(66), Seen::Held(Standing::Starting)),
+            Step::Sleep(Some(seconds(75)))
+        );
     }
 
     #[test]

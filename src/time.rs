@@ -49,7 +49,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// A length of time that may have no end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Limit {
     /// So long.
     After(Duration),
