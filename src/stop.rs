@@ -18,6 +18,9 @@ use crate::view::{self, State, View};
 use crate::wait::{Interrupt, Watched, nap, sleep};
 use crate::{Result, process};
 
+/// Between two looks at somebody who is not watched.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// How long a process that has let go is given to be gone as well.
 const LAST_STEPS: Duration = Duration::from_secs(1);
 
@@ -101,42 +104,42 @@ impl Stopper<'_, '_> {
             let who = match view.state {
                 State::Free => return Ok(Stopped::Nothing(view)),
                 State::Crashed => return self.clear(view),
-                State::Held(holder) | State::Removed(holder) => {
-                    return self.end(&Sighting::Proven(holder));
-                }
-                State::Ending(holder) => {
-                    return self.end(&Sighting::Ending(holder));
-                }
-                State::Starting(Some(locker)) => Sighting::Starting(locker),
-                State::Starting(None) => Sighting::Invisible(None),
+                State::Held(holder) | State::Removed(holder) => Sighting::Proven(holder),
+                State::Ending(holder) => Sighting::Ending(holder),
+                State::Starting(locker) => Sighting::Starting(locker),
                 State::Foreign(locker) => Sighting::Foreign(locker),
                 State::Invisible(pid) => Sighting::Invisible(pid),
             };
-            match self.takeover.next(
-                self.began.elapsed(),
-                Seen::Held(acquire::standing(&who, Mode::Stop)),
-            ) {
-                Step::Sleep(_) => nap(None, Duration::from_millis(20), self.interrupt),
-                Step::Refuse(refusal) => {
-                    return Ok(Stopped::Refused(Refused::By {
-                        refusal,
-                        who,
-                        asked: Vec::new(),
-                    }));
+            if let Some(holder) = who.holder() {
+                if let Some(stopped) = self.end(&who, holder)? {
+                    return Ok(stopped);
                 }
-                Step::Start | Step::Reopen | Step::Ask | Step::Kill => {}
+            } else if let Some(refusal) = self.refusal(&who) {
+                return Ok(Stopped::Refused(Refused::By {
+                    refusal,
+                    who,
+                    asked: Vec::new(),
+                }));
             }
+            nap(None, LOOK_AGAIN, self.interrupt);
             if self.interrupt.interrupted() {
                 return Ok(Stopped::Interrupted(Vec::new()));
             }
         }
     }
 
-    /// Presses one proven holder until it is gone.
-    fn end(&mut self, who: &Sighting) -> Result<Stopped> {
-        let Some(holder) = who.holder() else {
-            unreachable!("only the proven get here")
-        };
+    /// Why to give up on somebody who is not proven to hold, if it is time to.
+    fn refusal(&mut self, who: &Sighting) -> Option<Refusal> {
+        let seen = Seen::Held(acquire::standing(who, Mode::Stop));
+        match self.takeover.next(self.began.elapsed(), seen) {
+            Step::Refuse(refusal) => Some(refusal),
+            // There is nobody to ask.
+            Step::Start | Step::Reopen | Step::Ask | Step::Kill | Step::Sleep(_) => None,
+        }
+    }
+
+    /// Presses one proven holder until it is gone. `None`: it has let go before it was asked, and lives.
+    fn end(&mut self, who: &Sighting, holder: &Holder) -> Result<Option<Stopped>> {
         let target = Target {
             former: acquire::former(holder),
             file: holder.file(),
@@ -150,12 +153,16 @@ impl Stopper<'_, '_> {
                 .takeover
                 .next(self.began.elapsed(), Seen::Held(standing));
             match step {
-                Step::Ask | Step::Kill => {
-                    if self.press(step, holder)? {
-                        return Ok(self.refused(Refusal::Barred(Bar::NotPermitted), holder));
+                Step::Ask | Step::Kill => match self.press(step, holder)? {
+                    Pressed::Sent => {}
+                    Pressed::Gone if self.asked.is_some() => break,
+                    Pressed::Gone => return Ok(None),
+                    Pressed::Forbidden => {
+                        let refusal = Refusal::Barred(Bar::NotPermitted);
+                        return Ok(Some(self.refused(refusal, holder)));
                     }
-                }
-                Step::Refuse(refusal) => return Ok(self.refused(refusal, holder)),
+                },
+                Step::Refuse(refusal) => return Ok(Some(self.refused(refusal, holder))),
                 Step::Sleep(until) => {
                     let elapsed = self.began.elapsed();
                     let left = until.map(|until| until.saturating_sub(elapsed));
@@ -174,13 +181,12 @@ impl Stopper<'_, '_> {
                 Step::Start | Step::Reopen => {}
             }
             if self.interrupt.interrupted() {
-                return Ok(Stopped::Interrupted(
-                    self.asked.take().into_iter().collect(),
-                ));
+                let asked = self.asked.take();
+                return Ok(Some(Stopped::Interrupted(asked.into_iter().collect())));
             }
         }
         doze_until_exit(holder);
-        self.finish(target)
+        self.finish(target).map(Some)
     }
 
     fn refused(&mut self, refusal: Refusal, holder: &Holder) -> Stopped {
@@ -192,10 +198,11 @@ impl Stopper<'_, '_> {
         })
     }
 
-    /// Sends TERM or KILL. `true`: it is not ours to signal.
-    fn press(&mut self, step: Step, holder: &Holder) -> Result<bool> {
+    /// Sends TERM or KILL.
+    fn press(&mut self, step: Step, holder: &Holder) -> Result<Pressed> {
         let kill = step == Step::Kill;
-        match acquire::press(holder, if kill { Signal::KILL } else { Signal::TERM })? {
+        let pressed = acquire::press(holder, if kill { Signal::KILL } else { Signal::TERM })?;
+        match pressed {
             Pressed::Sent if kill => {
                 if let Some(asked) = &mut self.asked {
                     asked.killed = true;
@@ -212,9 +219,9 @@ impl Stopper<'_, '_> {
             }
             // Nobody heard anything: who is not asked is not killed later, either.
             Pressed::Gone => self.takeover.take_back(),
-            Pressed::Forbidden => return Ok(true),
+            Pressed::Forbidden => {}
         }
-        Ok(false)
+        Ok(pressed)
     }
 
     /// The holder is gone. If it could not say so itself, its payload is ended here, without the

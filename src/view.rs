@@ -32,7 +32,7 @@ pub enum State {
     /// A proven holder.
     Held(Holder),
     /// Held by a gateway that has not written its record yet.
-    Starting(Option<Locker>),
+    Starting(Locker),
     /// Held by one that has marked its record ended, and is about to let go.
     Ending(Holder),
     /// Held by somebody whom the record does not describe.
@@ -64,9 +64,9 @@ impl State {
     pub fn pid(&self) -> Option<Pid> {
         match self {
             Self::Held(holder) | Self::Ending(holder) | Self::Removed(holder) => Some(holder.pid()),
-            Self::Starting(Some(locker)) | Self::Foreign(locker) => Some(locker.pid),
+            Self::Starting(locker) | Self::Foreign(locker) => Some(locker.pid),
             Self::Invisible(pid) => *pid,
-            Self::Starting(None) | Self::Free | Self::Crashed => None,
+            Self::Free | Self::Crashed => None,
         }
     }
 
@@ -236,7 +236,7 @@ fn state_of(who: Sighting) -> State {
     match who {
         Sighting::Proven(holder) => State::Held(holder),
         Sighting::Ending(holder) => State::Ending(holder),
-        Sighting::Starting(locker) => State::Starting(Some(locker)),
+        Sighting::Starting(locker) => State::Starting(locker),
         Sighting::Foreign(locker) => State::Foreign(locker),
         Sighting::Invisible(pid) => State::Invisible(pid),
     }
@@ -287,7 +287,7 @@ fn unended(contents: &Contents) -> Option<&Record> {
 fn elsewhere(who: Sighting) -> State {
     match who {
         Sighting::Proven(holder) | Sighting::Ending(holder) => State::Removed(holder),
-        Sighting::Starting(locker) | Sighting::Foreign(locker) => State::Starting(Some(locker)),
+        Sighting::Starting(locker) | Sighting::Foreign(locker) => State::Starting(locker),
         Sighting::Invisible(pid) => State::Invisible(pid),
     }
 }

@@ -64,13 +64,13 @@ impl Row {
             row.recorded(record, users);
         }
         match &view.state {
-            State::Starting(Some(locker)) | State::Foreign(locker) => {
+            State::Starting(locker) | State::Foreign(locker) => {
                 row.command = Some(words::command(&locker.argv));
             }
             State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
                 row.holder(holder);
             }
-            State::Starting(None) | State::Invisible(_) | State::Free | State::Crashed => {}
+            State::Invisible(_) | State::Free | State::Crashed => {}
         }
         row
     }

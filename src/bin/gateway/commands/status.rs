@@ -117,11 +117,11 @@ pub fn object(view: &View) -> StatusJson {
         State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
             Some(of_holder(holder))
         }
-        State::Starting(Some(locker)) | State::Foreign(locker) => {
+        State::Starting(locker) | State::Foreign(locker) => {
             Some(of_pid(locker.pid.get(), &locker.argv))
         }
         State::Invisible(Some(pid)) => Some(of_pid(pid.get(), &[])),
-        State::Starting(None) | State::Invisible(None) | State::Free | State::Crashed => None,
+        State::Invisible(None) | State::Free | State::Crashed => None,
     };
     let idle = matches!(view.state, State::Free | State::Crashed);
     StatusJson {
@@ -210,7 +210,7 @@ fn text(view: &View, subject: &Subject) -> String {
             headline(holder),
             details(holder, &path)
         ),
-        State::Starting(Some(locker)) => {
+        State::Starting(locker) => {
             format!(
                 "starting: {} has the lock, and has not written its record yet\n{}",
                 words::process(locker.pid, &locker.argv),
@@ -232,7 +232,7 @@ fn text(view: &View, subject: &Subject) -> String {
             words::look_elsewhere(),
             file(&path)
         ),
-        State::Starting(None) | State::Invisible(None) => format!(
+        State::Invisible(None) => format!(
             "invisible: the lock is held by a process that cannot be seen from here (another container or pid namespace, or another user's)\n{}",
             file(&path)
         ),

@@ -98,7 +98,7 @@ fn name(successor: &State) -> String {
         State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
             words::holder(holder)
         }
-        State::Starting(Some(locker)) | State::Foreign(locker) => {
+        State::Starting(locker) | State::Foreign(locker) => {
             words::process(locker.pid, &locker.argv)
         }
         _ => "somebody else".to_owned(),
