@@ -51,6 +51,14 @@ impl Notifier {
         self.line.is_some()
     }
 
+    /// Sends one message that may be left out: it will be said again. Never waits.
+    pub fn repeat(&mut self, message: &str) {
+        self.flush();
+        if self.unsent.is_empty() {
+            self.send(message);
+        }
+    }
+
     /// Sends one message: lines of `NAME=value`. Never waits; [`Notifier::flush`] sends what finds
     /// no room now.
     pub fn send(&mut self, message: impl Into<String>) {
@@ -168,6 +176,10 @@ mod tests {
         }
         assert!(notifier.due().is_some(), "the queue is never full");
         notifier.send("last");
+        // Whatever is repeated takes nobody's place.
+        for _ in 0..2 * MOST_UNSENT {
+            notifier.repeat("WATCHDOG=1");
+        }
         for expected in (0..sent)
             .map(|number| number.to_string())
             .chain(["last".to_owned()])

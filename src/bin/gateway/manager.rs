@@ -66,7 +66,7 @@ impl ServiceManager {
             return;
         };
         watchdog.next = Instant::now() + watchdog.every;
-        self.notifier.send("WATCHDOG=1");
+        self.notifier.repeat("WATCHDOG=1");
     }
 
     pub fn longest_sleep(&self) -> Option<Duration> {
