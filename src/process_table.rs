@@ -225,6 +225,9 @@ impl Family {
 
     /// The children, grandchildren and so on of `roots`, without the roots and without whatever
     /// descends from `except`.
+    ///
+    /// Nobody is older than a parent: who seems so was read while the number went from its parent to
+    /// somebody new.
     #[must_use]
     pub fn descendants(&self, roots: &[Pid], except: &[Pid]) -> Vec<&Stat> {
         let mut known: Vec<Pid> = roots.to_vec();
@@ -232,11 +235,10 @@ impl Family {
         let mut next = 0;
         while let Some(parent) = known.get(next).copied() {
             next += 1;
-            for child in self
-                .members
-                .iter()
-                .filter(|stat| stat.parent == parent.get())
-            {
+            let born = self.members.iter().find(|stat| stat.pid == parent);
+            let born = born.map_or(0, |parent| parent.start_time);
+            let is_its = |stat: &&Stat| stat.parent == parent.get() && stat.start_time >= born;
+            for child in self.members.iter().filter(is_its) {
                 if !known.contains(&child.pid) && !except.contains(&child.pid) {
                     known.push(child.pid);
                     found.push(child);
@@ -353,7 +355,7 @@ pub(crate) mod tests {
     #[test]
     fn descendants_are_found_through_the_generations() {
         let pid = |number: i32| Pid::new(number.into()).unwrap();
-        let stat = |number, parent| Stat {
+        let born = |start_time, number, parent| Stat {
             pid: pid(number),
             name: OsString::new(),
             state: b'S',
@@ -361,14 +363,20 @@ pub(crate) mod tests {
             terminal: 0,
             flags: 0,
             threads: 1,
-            start_time: 1,
+            start_time,
             environment_end: 1,
         };
+        let stat = |number, parent| born(1, number, parent);
         let family = Family {
             members: vec![stat(4, 3), stat(3, 2), stat(2, 1), stat(5, 1), stat(6, 5)],
         };
         let pids = |found: Vec<&Stat>| found.iter().map(|stat| stat.pid.get()).collect::<Vec<_>>();
         assert_eq!(pids(family.descendants(&[pid(2)], &[])), [3, 4]);
         assert_eq!(pids(family.descendants(&[pid(1)], &[pid(5)])), [2, 3, 4]);
+        // 3 went to somebody new after 4 was read as a child of the one before.
+        let family = Family {
+            members: vec![born(5, 4, 3), born(9, 3, 2), born(9, 6, 3), born(1, 2, 1)],
+        };
+        assert_eq!(pids(family.descendants(&[pid(2)], &[])), [3, 6]);
     }
 }
