@@ -25,7 +25,8 @@ use crate::{Error, ErrorKind, Result};
 const DESCRIPTORS: usize = 48;
 
 /// Every gateway that can be seen, by its lock, and every pid file in the given directories and one
-/// level below them, in the order of their paths. Waits for nobody.
+/// level below them, in the order of their paths. Waits as [`view::look`] does where one has to be looked at
+/// by itself; and for a file system that does not answer.
 ///
 /// # Errors
 /// `/proc` cannot be read, not enough files can be opened, or the system refuses what proof needs.
@@ -44,7 +45,7 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
     let opened = places.iter().filter_map(|path| Directory::open(path));
     let directories: Vec<Directory> = opened.collect();
     let entry = |view| Entry::of(view, &make);
-    // Who opens /proc/locks waits for a grace period of RCU, about 8 ms, unless somebody has just done so
+    // Who reads /proc/locks waits for a grace period of RCU, about 8 ms, unless somebody has just done so
     // (percpu_down_write in locks_start of the kernel's fs/locks.c). The files are read meanwhile.
     let (table, shares) = both(table_of_locks, |table| {
         let seen = |found| Seen::of(found, entry);

@@ -327,7 +327,7 @@ impl Payload {
     ) -> Result<Option<Self>> {
         let not_ours = earlier_descendants()?;
         // What the payload leaves behind comes to us instead of to init (prctl(2)). A kernel that
-        // refuses leaves only the search by run id.
+        // refuses (a filter of system calls) leaves orphans to init, and they live on.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         let image = image(command, around)?;
         let quiet = sys::Quiet::begin();

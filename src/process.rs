@@ -159,7 +159,7 @@ impl Pinned {
         Ok(pidfd_send_signal(&self.fd, signal)?)
     }
 
-    /// Whether this process may signal it: EPERM is the only "no".
+    /// Whether this process may signal it. Where the question itself is refused, it may not.
     ///
     /// Signal 0 tests the permission without sending anything (`kill(2)`).
     #[must_use]

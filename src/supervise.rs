@@ -108,7 +108,8 @@ pub struct Ended {
 /// Without a command the lock is held until somebody asks for the end.
 ///
 /// # Errors
-/// The command cannot be started, or the record cannot be written: nothing is left running.
+/// The command cannot be started: nothing is left running. A record that cannot be written is only told
+/// (`log`), and tried again.
 pub fn supervise(
     mut claim: Claim,
     command: Option<&Command>,

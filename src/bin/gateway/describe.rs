@@ -18,7 +18,7 @@ pub enum Language {
 
 /// The interface, in `language`.
 pub fn describe(mut interface: Command, language: Language) -> String {
-    // Hands the global options down to every command.
+    // Declares what is put off until a command is used.
     interface.build();
     match language {
         Language::Bash => bash(&interface),

@@ -96,7 +96,7 @@ impl Verdict {
             Self::Code(code) => code,
             Self::Signal(signal) => {
                 if Pid::this() != Pid::INIT {
-                    // Comes back only if it could not.
+                    // Comes back only for a signal of which nobody dies.
                     let _ = signal_hook::low_level::emulate_default_handler(signal.number());
                 }
                 beyond(signal)
