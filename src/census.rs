@@ -77,11 +77,8 @@ fn ensure_sight() -> Result<()> {
             Error::system("cannot read /proc").advise("mount it (mount -t proc proc /proc)")
         );
     }
-    ensure_descriptors(DESCRIPTORS).map_err(|error| {
-        Error::system("cannot look at every gateway")
-            .because(error)
-            .advise("raise the limit of open files (ulimit -n, LimitNOFILE=)")
-    })?;
+    ensure_descriptors(DESCRIPTORS)
+        .map_err(|error| Error::system("cannot look at every gateway").because(error))?;
     holder::ensure_pinning()
 }
 

@@ -74,7 +74,18 @@ impl Error {
     /// What to do about it, if that can be said: a sentence without a full stop.
     #[must_use]
     pub fn advice(&self) -> Option<&str> {
-        self.advice.as_deref()
+        let remedy = self.cause.as_ref().and_then(remedy);
+        remedy.or(self.advice.as_deref())
+    }
+}
+
+/// What to do about a cause, whatever was tried.
+fn remedy(cause: &io::Error) -> Option<&'static str> {
+    match cause.raw_os_error()? {
+        libc::EMFILE => Some("raise the limit of open files (ulimit -n, LimitNOFILE=)"),
+        libc::ENFILE => Some("the whole system has too many open files (sysctl fs.file-max)"),
+        libc::EROFS => Some("name a path that can be written, with -f PATH"),
+        _ => None,
     }
 }
 
@@ -84,7 +95,7 @@ impl fmt::Display for Error {
         if let Some(cause) = &self.cause {
             write!(f, ": {cause}")?;
         }
-        if let Some(advice) = &self.advice {
+        if let Some(advice) = self.advice() {
             write!(f, "; {advice}")?;
         }
         Ok(())

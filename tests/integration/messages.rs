@@ -7,7 +7,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Locker, Payload, Process, SOON, Scene, Signal, as_nobody, set_mode, until, wait_until,
+    End, Locker, MountSpace, Payload, Process, SOON, Scene, Signal, as_nobody, set_mode, until,
+    wait_until,
 };
 
 #[test]
@@ -22,6 +23,26 @@ fn a_start_and_an_end_that_go_well_are_silent() {
     holder.signal(Signal::TERM);
     let output = holder.output();
     output.assert_code(0).assert_silent();
+}
+
+/// Whatever was tried: the cause tells what to do.
+#[test]
+fn a_limit_and_a_place_that_cannot_be_written_tell_what_to_do() {
+    let scene = Scene::new();
+    let start = scene.gateway(["run", "--", "true"]);
+    for limit in ["--nofile=4", "--nofile=6"] {
+        let output = scene.finish_command(scene.behind("prlimit", &[limit], &start));
+        assert_ne!(output.end, End::Code(0));
+        output.assert_one_line().assert_says("ulimit -n");
+        assert!(!output.stderr.contains("mount"), "{output:?}");
+    }
+    let space = MountSpace::tmpfs(&scene, "place", "ro");
+    let path = scene.path("place/gateway.pid");
+    let output = scene.finish_command(space.gateway(&path, ["run", "--", "true"]));
+    output.assert_code(83).assert_one_line();
+    output
+        .assert_says(path.to_str().unwrap())
+        .assert_says("-f PATH");
 }
 
 #[test]
