@@ -64,16 +64,17 @@ pub fn printable(text: &OsStr) -> String {
     }
     let mut out = String::new();
     for character in text.chars() {
-        if character.is_control() || turns_text_around(character) {
-            out.extend(character.escape_default());
-        } else {
+        if is_printable(character) {
             out.push(character);
+        } else {
+            out.extend(character.escape_default());
         }
     }
     out
 }
 
-/// A word that a shell takes as one.
+/// A word that a shell takes as one. What is not printable is written in the way of bash, ksh, zsh and
+/// POSIX since 2024: `$'a\x0ab'`.
 #[must_use]
 pub fn quoted(word: &OsStr) -> String {
     let shown = printable(word);
@@ -81,11 +82,30 @@ pub fn quoted(word: &OsStr) -> String {
         && shown
             .chars()
             .all(|character| character.is_alphanumeric() || "_-./:=@%+,".contains(character));
-    if plain {
+    if OsStr::new(&shown) != word {
+        format!("$'{}'", escaped(word))
+    } else if plain {
         shown
     } else {
         format!("'{}'", shown.replace('\'', "'\\''"))
     }
+}
+
+fn escaped(word: &OsStr) -> String {
+    let mut out = String::new();
+    let bytes =
+        |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect() };
+    for chunk in word.as_bytes().utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\'' | '\\' => out.extend(['\\', character]),
+                _ if is_printable(character) => out.push(character),
+                _ => out += &bytes(character.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        out += &bytes(chunk.invalid());
+    }
+    out
 }
 
 /// A command line, as it can be typed.
@@ -95,7 +115,37 @@ pub fn command_line(argv: &[impl AsRef<OsStr>]) -> String {
     words.join(" ")
 }
 
+fn is_printable(character: char) -> bool {
+    !character.is_control() && !turns_text_around(character)
+}
+
 /// The characters that make a line read otherwise than it is written.
 fn turns_text_around(character: char) -> bool {
     matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_takes_a_quoted_word_as_it_was() {
+        for word in [
+            &b"plain"[..],
+            b"",
+            b"two words",
+            b"it's",
+            b"$HOME `id`",
+            b"line\nend",
+            b"bad\xffbyte",
+            b"it's\ta \\ \x1b[31m",
+            "ümlaut \u{202e}".as_bytes(),
+        ] {
+            let script = format!("printf %s {}", quoted(OsStr::from_bytes(word)));
+            let output = std::process::Command::new("bash")
+                .args(["-c", &script])
+                .output();
+            assert_eq!(output.unwrap().stdout, word, "{script}");
+        }
+    }
 }
