@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory};
+use gateway_lock::place::Name;
 use gateway_lock::text::printable;
 
 use crate::cli::Cli;
@@ -182,8 +183,9 @@ impl<'a> Line<'a> {
             return self.value_or_option(argument);
         }
         let at = self.standing_alone(argument)?;
-        if self.used.is_none_or(|used| self.ours[used] != "run") {
-            return None;
+        let verb = self.used.map(|used| &self.ours[used])?;
+        if verb != "run" || !self.theirs.is_empty() {
+            return self.subject(at);
         }
         let (ours, command) = self.ours.split_at(at);
         let command = [command, self.theirs].concat();
@@ -192,6 +194,51 @@ impl<'a> Line<'a> {
             words::command_line(ours),
             words::command_line(&command)
         ))
+    }
+
+    /// A word by itself, where only a pid file's path or an instance's name can be meant.
+    fn subject(&self, at: usize) -> Option<String> {
+        let word = &self.ours[at];
+        let option = if word.as_encoded_bytes().contains(&b'/') {
+            "-f"
+        } else {
+            Name::new(word.to_str()?).map(|_| "-n")?
+        };
+        let is_given = |word: &OsString| {
+            let named = ["-f", "-n", "--pid-file", "--name"];
+            word.to_str()
+                .is_some_and(|word| named.iter().any(|option| word.starts_with(option)))
+        };
+        if self.ours.iter().any(is_given) || self.used.is_some_and(|used| self.ours[used] == "list")
+        {
+            return None;
+        }
+        let mut line = self.ours.to_vec();
+        line.insert(at, option.into());
+        Some(format!(
+            "{} is no option; did you mean: gateway {}",
+            words::quoted(word),
+            words::command_line(&[&line, self.theirs].concat())
+        ))
+    }
+
+    /// An option of the command in use, where it cannot stand or has a value that it does not take.
+    fn misplaced(&self, at: usize, argument: &str) -> Option<String> {
+        let used = self.used?;
+        if !self
+            .options()
+            .any(|option| is_spelling(option, argument.as_ref()))
+        {
+            return None;
+        }
+        if at < used {
+            let verb = self.ours[used].to_string_lossy();
+            return Some(format!(
+                "{argument} goes after the command: gateway {verb} {argument}"
+            ));
+        }
+        let with_value = self.ours[at].as_encoded_bytes().contains(&b'=');
+        with_value.then(|| format!("{argument} takes no value"))
     }
 
     /// What begins with a dash: a value that is none, or a mistyped option.
@@ -213,6 +260,9 @@ impl<'a> Line<'a> {
                 words::quoted(&self.ours[at]),
                 words::quoted(&self.ours[option])
             ));
+        }
+        if let Some(said) = self.misplaced(at, argument) {
+            return Some(said);
         }
         let longs = || {
             self.options()
@@ -370,7 +420,30 @@ mod tests {
                 "unexpected argument '--frobnicate' found",
             ),
             (&["stop", "--timeout", "-5"], "-5 is no value for --timeout"),
-            (&["status", "x"], "unexpected argument 'x' found"),
+            (
+                &["status", "x"],
+                "x is no option; did you mean: gateway status -n x",
+            ),
+            (
+                &["stop", "/run/x.pid"],
+                "/run/x.pid is no option; did you mean: gateway stop -f /run/x.pid",
+            ),
+            (
+                &["run", "x", "--", "true"],
+                "x is no option; did you mean: gateway run -n x -- true",
+            ),
+            (&["list", "x"], "unexpected argument 'x' found"),
+            (&["-nx", "stop", "y"], "unexpected argument 'y' found"),
+            (&["status", "a b"], "unexpected argument 'a b' found"),
+            (
+                &["--json", "status"],
+                "--json goes after the command: gateway status --json",
+            ),
+            (
+                &["--timeout", "5", "-n", "x", "run", "--wait"],
+                "--timeout goes after the command: gateway run --timeout",
+            ),
+            (&["run", "--replace=yes"], "--replace takes no value"),
             (
                 &["-n", "demo", "--", "true"],
                 "no command is given; did you mean: gateway run -n demo -- true",
