@@ -139,6 +139,8 @@ pub struct Run {
     pub replace: bool,
 
     /// Stand in line: wait for the lock without asking anybody to stop.
+    ///
+    /// Of those who wait any may be the next, not the first that came.
     #[arg(short, long)]
     pub wait: bool,
 
@@ -163,7 +165,8 @@ pub struct Run {
     /// Become COMMAND instead of supervising it; it inherits the lock.
     ///
     /// The lock lasts until the last process that has it is gone. Nobody is left to end COMMAND's
-    /// descendants, to watch the pid file, or to mark its record ended.
+    /// descendants, to watch the pid file, or to mark its record ended; so --stop-signal and
+    /// --stop-timeout are refused.
     #[arg(long, conflicts_with_all = ["stop_signal", "stop_timeout"])]
     pub exec: bool,
 
