@@ -9,7 +9,7 @@ use crate::held;
 use crate::holder::{self, Holder, Locker, Sighting};
 use crate::lock::{FileId, OpenFile};
 use crate::process::{self, Pid, Stat};
-use crate::record::{Contents, Record};
+use crate::record::{Contents, Payload, Record};
 use crate::roots::seen_by;
 use crate::wait::{Watched, sleep};
 
@@ -325,6 +325,20 @@ pub(crate) fn look_from_outside(path: &Path) -> Option<View> {
         state: State::Invisible(Some(pid)),
         contents: Contents::Empty,
     })
+}
+
+/// What runs under the lock, by our own number: in the record it has the one of the holder's pid namespace.
+/// `None`: nothing, or nothing that is seen from here.
+#[must_use]
+pub fn payload(holder: &Holder) -> Option<Payload> {
+    let record = holder.record()?;
+    let mut payload = record.payload.clone()?;
+    if !holder::numbers_mean_the_same(record) {
+        let is_it = |pid: &Pid| process::innermost_pid(*pid) == Some(payload.pid);
+        let mut descendants = process::listed_descendants(holder.pid()).into_iter();
+        payload.pid = descendants.find(is_it)?;
+    }
+    Some(payload)
 }
 
 /// How many processes descend from the holder now: its payload.

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::{
-    Call, End, Locker, Output, Payload, SOON, Scene, Signal, Trace, as_nobody, in_pid_namespace,
-    injected, is_held_up_in, set_mode, state, wait_until,
+    Call, End, Locker, Output, Payload, SOON, Scene, Signal, Trace, as_nobody, descendants,
+    in_pid_namespace, injected, is_held_up_in, set_mode, state, until, wait_until,
 };
 use crate::people::record_naming;
 
@@ -200,6 +200,29 @@ fn a_holder_outside_the_pid_namespace_is_invisible() {
         output.assert_code(4);
         assert!(output.stdout.contains("invisible"), "{output:?}");
     }
+}
+
+/// Its record has the numbers of its own pid namespace; those here are others.
+#[test]
+fn the_payload_of_a_holder_in_another_pid_namespace_has_our_number() {
+    let scene = Scene::new();
+    let start = scene.gateway(["run", "--", "sleep", "infinity"]);
+    let outer = scene.spawn(in_pid_namespace(&scene, &start));
+    let payload = until("the payload", SOON, || {
+        let asleep = |pid: &u32| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep"))
+        };
+        descendants(outer.pid()).into_iter().find(asleep)
+    });
+    wait_until("it is held", SOON, || scene.state() == "held");
+    let status = scene.finish(["status"]);
+    assert!(
+        status.stdout.contains(&format!("pid {payload}, 1 process")),
+        "{status:?}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&scene.finish(["status", "--json"]).stdout).unwrap();
+    assert_eq!(json["holder"]["payload"]["pid"], payload);
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn of_holder(holder: &Holder) -> HolderJson {
         json.uid = Some(record.uid);
         json.unit.clone_from(&record.unit);
         json.manager = record.manager;
-        json.payload.clone_from(&record.payload);
+        json.payload = view::payload(holder);
         json.generation = Some(record.generation);
         json.run_id = Some(record.run_id.clone());
         json.since = Some(record.since);
@@ -285,9 +285,10 @@ fn unit(record: &Record) -> String {
 
 fn payload(record: &Record, holder: &Holder) -> String {
     match &record.payload {
-        Some(payload) => {
+        Some(_) => {
             let size = words::processes(view::payload_size(holder.pid()));
-            detail("payload", &format!("pid {}, {size}", payload.pid))
+            let pid = view::payload(holder).map(|payload| format!("pid {}, ", payload.pid));
+            detail("payload", &(pid.unwrap_or_default() + &size))
         }
         None if record.exec => detail("payload", "the holder became the command (--exec)"),
         None => detail("payload", "none"),
