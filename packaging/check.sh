@@ -205,7 +205,7 @@ check_json() {
     "$program" -f "$work/other" status --json >"$work/ended" || [ $? -eq 3 ]
     # Each level by itself, with the objects in it as numbers.
     sed 's/.*"holder":{\(.*\)},"last":.*/\1/; s/:{[^{}]*}/:0/g' "$work/held" >"$work/holder"
-    sed 's/.*"last":{//; s/:{[^{}]*}/:0/g' "$work/ended" >"$work/last"
+    sed 's/.*"last":{\(.*\)},"survivors":.*/\1/; s/:{[^{}]*}/:0/g' "$work/ended" >"$work/last"
     sed 's/"holder":{.*},"last":/"holder":0,"last":/' "$work/held" >"$work/json"
     for part in json holder last; do
         keys "$work/$part" >"$work/keys"

@@ -24,7 +24,7 @@ use crate::record::{self, Contents, Record};
 use crate::roots::sees_our_directory;
 use crate::signal::Signal;
 use crate::variables::PID_FILE;
-use crate::{Result, held, holder};
+use crate::{Error, Result, held, holder};
 
 /// No more survivors than this are pinned at a time: each costs a descriptor.
 const MOST_PINNED: usize = 256;
@@ -124,6 +124,26 @@ impl Survivor {
         let same = Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
         self.tie.is_sure() && same && self.pinned.signal(signal).is_ok()
     }
+}
+
+/// What still runs of a crashed run, by the pid file at `path` and what is written there: what the next start
+/// ends. Looks through everybody; ends nobody. Waits some milliseconds at most.
+///
+/// # Errors
+/// The file cannot be opened, or somebody could not be looked at.
+pub fn left_by(path: &Path, last: &Contents) -> Result<Vec<Survivor>> {
+    let Some(file) = OpenFile::open_existing(path)? else {
+        return Ok(Vec::new());
+    };
+    let run = Run::of(&file, last, false)?;
+    if !run.may_have_survivors() {
+        return Ok(Vec::new());
+    }
+    let found = run.survivors(&mut Bystanders::unknown()).map_err(|error| {
+        Error::system("cannot look through /proc for what a crashed run left").because(error)
+    })?;
+    let sure = found.survivors.into_iter().filter(|one| one.tie.is_sure());
+    Ok(sure.collect())
 }
 
 /// How many more times a process without an environment is looked at, and how far apart.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::harness::{
-    Call, End, Locker, Output, Payload, SOON, Scene, Signal, Trace, as_nobody, descendants,
+    Call, End, Locker, Output, Payload, SOON, Scene, Signal, Trace, as_nobody, descendants, exists,
     in_pid_namespace, injected, is_held_up_in, set_mode, state, until, wait_until,
 };
 use crate::people::record_naming;
@@ -200,6 +200,31 @@ fn a_holder_outside_the_pid_namespace_is_invisible() {
         output.assert_code(4);
         assert!(output.stdout.contains("invisible"), "{output:?}");
     }
+}
+
+/// A crash of the gateway alone: COMMAND's children live on, and nobody must have to look for them.
+#[test]
+fn what_a_crashed_run_left_is_named() {
+    let scene = Scene::new();
+    let script = "setsid sleep infinity &\necho $! >\"$SCENE/child\"\nexec sleep infinity\n";
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    let child = scene.wait_for_child();
+    holder.crash();
+    wait_until("it has crashed", SOON, || scene.state() == "crashed");
+    let status = scene.finish(["status"]);
+    status.assert_code(1);
+    assert!(
+        status
+            .stdout
+            .contains(&format!("left      pid {child} (sleep infinity")),
+        "{status:?}"
+    );
+    let json = scene.status();
+    assert_eq!(json["survivors"][0]["pid"], child);
+    assert_eq!(json["survivors"][0]["argv"][0], "sleep");
+    scene.finish(["stop"]).assert_code(0);
+    assert!(!exists(child));
+    assert!(scene.status()["survivors"].is_null());
 }
 
 /// Its record has the numbers of its own pid namespace; those here are others.

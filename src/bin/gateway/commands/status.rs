@@ -4,6 +4,7 @@ use gateway_lock::Error;
 use gateway_lock::holder::Holder;
 use gateway_lock::record::{End, Manager, Payload, Record};
 use gateway_lock::signal::Signal;
+use gateway_lock::survivors::{self, Survivor};
 use gateway_lock::text::{Text, printable};
 use gateway_lock::time::{Limit, Timestamp};
 use gateway_lock::view::{self, State, View};
@@ -23,14 +24,22 @@ pub fn status(context: &Context, show: &Show) -> Verdict {
         Ok(view) => view,
         Err(error) => return cannot_tell(context, show, Some(&subject), error),
     };
+    let left = left_by(&view);
     let answer = if show.json {
-        json(&view)
+        json(&view, &left)
     } else {
         let others = matches!(view.state, State::Free).then(|| context.others());
         let others = others.flatten().map(|others| format!("      {others}\n"));
-        text(&view, &subject) + &others.unwrap_or_default()
+        text(&view, &left, &subject) + &others.unwrap_or_default()
     };
     print(context.voice, &answer, Verdict::Code(code(&view.state)))
+}
+
+/// What still runs of a crashed run, as far as this user can see.
+fn left_by(view: &View) -> Vec<Survivor> {
+    let is_crashed = matches!(view.state, State::Crashed);
+    let left = is_crashed.then(|| survivors::left_by(&view.path, &view.contents));
+    left.and_then(Result::ok).unwrap_or_default()
 }
 
 /// LSB: 0 runs, 1 dead with a pid file, 3 not running, 4 unknown.
@@ -59,6 +68,7 @@ fn cannot_tell(context: &Context, show: &Show, subject: Option<&Subject>, error:
             pid_file: path.map(|path| Text(path.as_os_str().to_os_string())),
             holder: None,
             last: None,
+            survivors: None,
         })
     } else {
         let file = path.map_or_else(String::new, |path| file(&words::path(path)));
@@ -76,6 +86,14 @@ pub struct StatusJson {
     pid_file: Option<Text>,
     holder: Option<HolderJson>,
     last: Option<LastJson>,
+    /// What still runs of a crashed run. `list` does not look.
+    survivors: Option<Vec<SurvivorJson>>,
+}
+
+#[derive(Serialize)]
+struct SurvivorJson {
+    pid: i32,
+    argv: Vec<Text>,
 }
 
 #[derive(Serialize)]
@@ -130,6 +148,7 @@ pub fn object(view: &View) -> StatusJson {
         pid_file: Some(Text(view.path.as_os_str().to_os_string())),
         holder,
         last: view.record().filter(|_| idle).map(of_last),
+        survivors: None,
     }
 }
 
@@ -186,8 +205,16 @@ fn of_pid(pid: i32, argv: &[std::ffi::OsString]) -> HolderJson {
     }
 }
 
-fn json(view: &View) -> String {
-    line(&object(view))
+fn json(view: &View, left: &[Survivor]) -> String {
+    let of_survivor = |survivor: &Survivor| SurvivorJson {
+        pid: survivor.pid().get(),
+        argv: survivor.command().into_iter().map(Text).collect(),
+    };
+    let is_crashed = matches!(view.state, State::Crashed);
+    line(&StatusJson {
+        survivors: is_crashed.then(|| left.iter().map(of_survivor).collect()),
+        ..object(view)
+    })
 }
 
 fn line(json: &impl Serialize) -> String {
@@ -196,7 +223,7 @@ fn line(json: &impl Serialize) -> String {
     text
 }
 
-fn text(view: &View, subject: &Subject) -> String {
+fn text(view: &View, left: &[Survivor], subject: &Subject) -> String {
     let path = words::path(&view.path);
     match &view.state {
         State::Held(holder) | State::Ending(holder) => format!(
@@ -236,10 +263,17 @@ fn text(view: &View, subject: &Subject) -> String {
             "invisible: the lock is held by a process that cannot be seen from here (another container or pid namespace, or another user's)\n{}",
             file(&path)
         ),
-        State::Crashed => format!(
+        State::Crashed if left.is_empty() => format!(
             "crashed: {}; the next start needs nothing removed\n{}",
             crashed(view),
             file(&path)
+        ),
+        State::Crashed => format!(
+            "crashed: {}; the next start ends what still runs of it, and so does: {}\n{}{}",
+            crashed(view),
+            subject.typed("stop"),
+            file(&path),
+            detail("left", &words::series(left, words::survivor))
         ),
         State::Free => format!("free: {}\n{}", free(view, subject), file(&path)),
     }
