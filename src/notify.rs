@@ -51,12 +51,15 @@ impl Notifier {
         self.line.is_some()
     }
 
-    /// Sends one message that may be left out: it will be said again. Never waits.
-    pub fn repeat(&mut self, message: &str) {
+    /// Sends one message that is said again and again, unless others wait to be sent: then it is to be tried
+    /// again when [`Notifier::due`] says. `false`: it was not sent. Never waits.
+    pub fn repeat(&mut self, message: &str) -> bool {
         self.flush();
-        if self.unsent.is_empty() {
+        let is_its_turn = self.unsent.is_empty();
+        if is_its_turn {
             self.send(message);
         }
+        is_its_turn
     }
 
     /// Sends one message: lines of `NAME=value`. Never waits; [`Notifier::flush`] sends what finds
@@ -178,7 +181,7 @@ mod tests {
         notifier.send("last");
         // Whatever is repeated takes nobody's place.
         for _ in 0..2 * MOST_UNSENT {
-            notifier.repeat("WATCHDOG=1");
+            assert!(!notifier.repeat("WATCHDOG=1"));
         }
         for expected in (0..sent)
             .map(|number| number.to_string())

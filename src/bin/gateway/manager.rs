@@ -65,8 +65,9 @@ impl ServiceManager {
         else {
             return;
         };
-        watchdog.next = Instant::now() + watchdog.every;
-        self.notifier.repeat("WATCHDOG=1");
+        let said = self.notifier.repeat("WATCHDOG=1");
+        let again = self.notifier.due().filter(|_| !said);
+        watchdog.next = Instant::now() + again.unwrap_or(watchdog.every);
     }
 
     pub fn longest_sleep(&self) -> Option<Duration> {
