@@ -107,11 +107,9 @@ impl Description {
     }
 }
 
-/// systemd's has 32 digits (systemd.exec(5)). What is much longer is none, and would make a record that
-/// nobody reads any more.
 fn invocation_id() -> Option<String> {
     let id = std::env::var("INVOCATION_ID").ok();
-    id.filter(|id| id.len() <= 64)
+    id.filter(|id| record::is_invocation_id(id.as_bytes()))
 }
 
 fn host_name() -> OsString {

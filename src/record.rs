@@ -71,6 +71,12 @@ pub struct Payload {
     pub argv: Vec<Text>,
 }
 
+/// systemd's `INVOCATION_ID` has 32 digits (systemd.exec(5)). What is much longer is none, and would make a
+/// record that nobody reads any more.
+pub(crate) fn is_invocation_id(text: &[u8]) -> bool {
+    text.len() <= 64
+}
+
 /// The record: everything a stranger needs to know of the holder.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Record {

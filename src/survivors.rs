@@ -127,7 +127,8 @@ impl Survivor {
 }
 
 /// What still runs of a crashed run, by the pid file at `path` and what is written there: what the next start
-/// ends. Looks through everybody; ends nobody. Waits some milliseconds at most.
+/// ends. Looks through everybody; ends nobody. May wait for a process that nobody can look at because it is
+/// stuck in the kernel.
 ///
 /// # Errors
 /// The file cannot be opened, or somebody could not be looked at.
@@ -420,9 +421,9 @@ fn is_marked_by(record: &Record, environ: &Environ) -> bool {
 /// One without any was not: a service manager always sets it (systemd.exec(5)).
 fn same_invocation(environ: &Environ, record: &Record) -> bool {
     let ours = record.invocation_id.as_deref().map(str::as_bytes);
-    environ
-        .get("INVOCATION_ID")
-        .is_none_or(|theirs| Some(theirs) == ours)
+    let theirs = environ.get("INVOCATION_ID");
+    let theirs = theirs.filter(|theirs| record::is_invocation_id(theirs));
+    theirs.is_none_or(|theirs| Some(theirs) == ours)
 }
 
 /// On its way out, and of a user whose processes the run could have had. It is looked at again: it
