@@ -344,10 +344,13 @@ impl Seeker<'_, '_> {
             return Ok(None);
         };
         let kill = step == Step::Kill;
-        // Who has heard nothing must not count as asked.
-        let pressed = self
-            .press(kill, holder, file)
-            .inspect_err(|_| self.takeover.take_back());
+        let pressed = self.press(kill, holder, file);
+        match (&pressed, kill) {
+            // Who has heard nothing must not count as asked.
+            (Err(_), false) => self.takeover.take_back(),
+            (Err(_), true) => self.takeover.take_kill_back(),
+            (Ok(_), _) => {}
+        }
         match pressed? {
             Pressed::Sent => self.tell_pressed(kill, holder),
             Pressed::Gone => self.takeover.take_back(),

@@ -191,7 +191,7 @@ pub struct Takeover {
     kill_after: Option<Limit>,
     asked: Option<Asked>,
     /// Until when those who were asked before, and heard it, had time.
-    promised: Duration,
+    promised: Limit,
     /// Since when the unproven locker of now has been there.
     unproven_since: Duration,
 }
@@ -205,7 +205,7 @@ impl Takeover {
             timeout: rules.timeout,
             kill_after: rules.kill_after,
             asked: None,
-            promised: Duration::ZERO,
+            promised: Limit::After(Duration::ZERO),
             unproven_since: Duration::ZERO,
         }
     }
@@ -231,16 +231,24 @@ impl Takeover {
         self.asked.and_then(|asked| asked.kill_due())
     }
 
-    /// The last step could not be performed: the process did not hold any more, say. Whoever was asked
-    /// before has shortened nobody's time by that.
+    /// The last step was not performed: the process did not hold any more, or could not be asked. That takes
+    /// no time away which those who heard it before have.
     pub fn take_back(&mut self) {
         let asked = self.asked.take();
         self.keep_promise(asked.filter(|asked| asked.killed));
     }
 
+    /// The kill could not be performed, and is due at the next look.
+    pub fn take_kill_back(&mut self) {
+        if let Some(asked) = &mut self.asked {
+            asked.killed = false;
+        }
+    }
+
     fn keep_promise(&mut self, asked: Option<Asked>) {
-        let end = asked.and_then(|asked| asked.end());
-        self.promised = self.promised.max(end.unwrap_or(Duration::ZERO));
+        let Some(asked) = asked else { return };
+        let end = asked.end().zip(self.promised.finite());
+        self.promised = end.map_or(Limit::Never, |(end, before)| Limit::After(end.max(before)));
     }
 
     /// The end of the whole wait, as things stand.
@@ -252,7 +260,9 @@ impl Takeover {
         match self.asked {
             Some(asked) => asked.end(),
             None => {
-                end(Duration::ZERO, self.rules().kill_after(None)).map(|end| end.max(self.promised))
+                let least = end(Duration::ZERO, self.rules().kill_after(None));
+                let promised = least.zip(self.promised.finite());
+                promised.map(|(least, promised)| least.max(promised))
             }
         }
     }
@@ -537,6 +547,30 @@ mod tests {
         takeover.take_back();
         assert_eq!(takeover.deadline(), Some(seconds(45)));
         assert_eq!(takeover.next(seconds(39), proven(B)), Step::Ask);
+    }
+
+    #[test]
+    fn a_kill_that_failed_is_due_again() {
+        let mut takeover = Takeover::new(Rules::of(Mode::Replace));
+        assert_eq!(takeover.next(seconds(0), proven(A)), Step::Ask);
+        assert_eq!(takeover.next(seconds(35), proven(A)), Step::Kill);
+        takeover.take_kill_back();
+        assert_eq!(takeover.next(seconds(36), proven(A)), Step::Kill);
+    }
+
+    #[test]
+    fn a_promise_without_an_end_has_none() {
+        let endless = Seen::Held(Standing::Proven {
+            who: A,
+            budget: Some(Limit::Never),
+            bar: None,
+            ending: false,
+        });
+        let mut takeover = Takeover::new(Rules::of(Mode::Replace));
+        assert_eq!(takeover.next(seconds(0), endless), Step::Ask);
+        assert_eq!(takeover.next(seconds(600), proven(B)), Step::Ask);
+        takeover.take_back();
+        assert_eq!(takeover.deadline(), None);
     }
 
     #[test]
