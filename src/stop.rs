@@ -76,6 +76,7 @@ pub fn stop(
         }),
         rules,
         asked: None,
+        lost_sight_of: None,
     };
     stopper.run()
 }
@@ -88,6 +89,8 @@ struct Stopper<'a, 't> {
     rules: Rules,
     takeover: Takeover,
     asked: Option<Former>,
+    /// Who was asked, and was not proven any more when it was to be killed.
+    lost_sight_of: Option<Target>,
 }
 
 /// The holder that is to be stopped, as far as it matters when it is gone.
@@ -97,10 +100,24 @@ struct Target {
     uid: u32,
 }
 
+impl Target {
+    /// Whether the holder of now, if there is one, is certainly somebody else.
+    fn is_gone(&self, now: &State) -> bool {
+        match now.pid() {
+            Some(pid) => pid != self.former.pid,
+            None => !matches!(now, State::Invisible(_)),
+        }
+    }
+}
+
 impl Stopper<'_, '_> {
     fn run(&mut self) -> Result<Stopped> {
         loop {
             let view = view::look(self.path)?;
+            let is_gone = |target: &mut Target| target.is_gone(&view.state);
+            if let Some(target) = self.lost_sight_of.take_if(is_gone) {
+                return self.finish(target);
+            }
             let who = match view.state {
                 State::Free => return Ok(Stopped::Nothing(view)),
                 State::Crashed => return self.clear(view),
@@ -138,7 +155,8 @@ impl Stopper<'_, '_> {
         }
     }
 
-    /// Presses one proven holder until it is gone. `None`: it has let go before it was asked, and lives.
+    /// Presses one proven holder until it is gone. `None`: it is not proven any more, and
+    /// who holds is to be looked at anew.
     fn end(&mut self, who: &Sighting, holder: &Holder) -> Result<Option<Stopped>> {
         let target = Target {
             former: acquire::former(holder),
@@ -155,8 +173,10 @@ impl Stopper<'_, '_> {
             match step {
                 Step::Ask | Step::Kill => match self.press(step, holder)? {
                     Pressed::Sent => {}
-                    Pressed::Gone if self.asked.is_some() => break,
-                    Pressed::Gone => return Ok(None),
+                    Pressed::Gone => {
+                        self.lost_sight_of = self.asked.is_some().then_some(target);
+                        return Ok(None);
+                    }
                     Pressed::Forbidden => {
                         let refusal = Refusal::Barred(Bar::NotPermitted);
                         return Ok(Some(self.refused(refusal, holder)));
