@@ -14,7 +14,7 @@ use crate::held::{Search, others_among};
 use crate::holder::{self, Holder, is_of_namespace};
 use crate::kernel_locks::{LockLine, parse_locks, parse_shared_locks, table_of_locks};
 use crate::listing::{self, Directory, Found, Peeked};
-use crate::lock::FileId;
+use crate::lock::{FileId, OpenFile};
 use crate::process::{self, Pid};
 use crate::record::Contents;
 use crate::view::{self, State, View};
@@ -172,7 +172,9 @@ impl<'t> Census<'t> {
         entry: impl Fn(View) -> Entry<T>,
     ) -> Result<Option<Entry<T>>> {
         let view = match seen {
-            Seen::Over(id, entry) if !self.may_be_locked(id) => return Ok(Some(entry)),
+            Seen::Over(id, entry) if !self.has_lock_on(id) && !self.hides_lock_on(&entry.path) => {
+                return Ok(Some(entry));
+            }
             Seen::Over(_, over) => self.look(&over.path)?,
             Seen::Unsettled(found) => self.view(found)?,
         };
@@ -188,7 +190,7 @@ impl<'t> Census<'t> {
                 self.look(&path)
             };
         };
-        if self.may_be_locked(peeked.id) {
+        if self.has_lock_on(peeked.id) || !self.tells_all {
             return match self.held(peeked) {
                 None => self.look(&path),
                 held => Ok(held),
@@ -200,13 +202,16 @@ impl<'t> Census<'t> {
         Ok(found.peeked.map(|peeked| over(path, peeked.contents)))
     }
 
-    /// Whether the table tells of a lock on the file, or on one of another file system with its number;
-    /// or does not tell of everybody: the kernel leaves out who took a lock outside the pid namespace
-    /// (`locks_translate_pid` in its `fs/locks.c`), unless that is the first.
-    fn may_be_locked(&self, file: FileId) -> bool {
-        !self.tells_all
-            || self.by_inode.contains_key(&file.inode)
-            || self.shared.contains(&file.inode)
+    /// Whether somebody has a lock on the file, or on one of another file system with its number.
+    fn has_lock_on(&self, file: FileId) -> bool {
+        self.by_inode.contains_key(&file.inode) || self.shared.contains(&file.inode)
+    }
+
+    /// Whether somebody has a lock of whom the table does not tell: the kernel leaves out who took one outside
+    /// the pid namespace (`locks_translate_pid` in its `fs/locks.c`), unless that is the first.
+    fn hides_lock_on(&self, path: &Path) -> bool {
+        let is_locked = || OpenFile::open_existing(path).ok()??.is_locked().ok();
+        !self.tells_all && is_locked() == Some(true)
     }
 
     /// The holder that the record and the table name.
