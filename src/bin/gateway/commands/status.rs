@@ -26,20 +26,20 @@ pub fn status(context: &Context, show: &Show) -> Verdict {
     };
     let left = left_by(&view);
     let answer = if show.json {
-        json(&view, &left)
+        json(&view, left.as_deref())
     } else {
         let others = matches!(view.state, State::Free).then(|| context.others());
         let others = others.flatten().map(|others| format!("      {others}\n"));
-        text(&view, &left, &subject) + &others.unwrap_or_default()
+        text(&view, &left.unwrap_or_default(), &subject) + &others.unwrap_or_default()
     };
     print(context.voice, &answer, Verdict::Code(code(&view.state)))
 }
 
-/// What still runs of a crashed run, as far as this user can see.
-fn left_by(view: &View) -> Vec<Survivor> {
+/// What still runs of a crashed run. `None`: it is no such, or it cannot be told.
+fn left_by(view: &View) -> Option<Vec<Survivor>> {
     let is_crashed = matches!(view.state, State::Crashed);
     let left = is_crashed.then(|| survivors::left_by(&view.path, &view.contents));
-    left.and_then(Result::ok).unwrap_or_default()
+    left.and_then(Result::ok)
 }
 
 /// LSB: 0 runs, 1 dead with a pid file, 3 not running, 4 unknown.
@@ -205,14 +205,13 @@ fn of_pid(pid: i32, argv: &[std::ffi::OsString]) -> HolderJson {
     }
 }
 
-fn json(view: &View, left: &[Survivor]) -> String {
+fn json(view: &View, left: Option<&[Survivor]>) -> String {
     let of_survivor = |survivor: &Survivor| SurvivorJson {
         pid: survivor.pid().get(),
         argv: survivor.command().into_iter().map(Text).collect(),
     };
-    let is_crashed = matches!(view.state, State::Crashed);
     line(&StatusJson {
-        survivors: is_crashed.then(|| left.iter().map(of_survivor).collect()),
+        survivors: left.map(|left| left.iter().map(of_survivor).collect()),
         ..object(view)
     })
 }
