@@ -184,8 +184,14 @@ impl<'a> Line<'a> {
         }
         let at = self.standing_alone(argument)?;
         let verb = self.used.map(|used| &self.ours[used])?;
-        if verb != "run" || !self.theirs.is_empty() {
+        if verb != "run" {
             return self.subject(at);
+        }
+        if !self.theirs.is_empty() {
+            return Some(format!(
+                "{} stands before --: COMMAND goes after it, and an instance's name after -n",
+                words::quoted(&self.ours[at])
+            ));
         }
         let (ours, command) = self.ours.split_at(at);
         let command = [command, self.theirs].concat();
@@ -205,12 +211,15 @@ impl<'a> Line<'a> {
             Name::new(word.to_str()?).map(|_| "-n")?
         };
         let is_given = |word: &OsString| {
-            let named = ["-f", "-n", "--pid-file", "--name"];
-            word.to_str()
-                .is_some_and(|word| named.iter().any(|option| word.starts_with(option)))
+            let word = word.to_string_lossy();
+            let short = word.starts_with('-') && !word.starts_with("--");
+            short && word.contains(['f', 'n'])
+                || word.starts_with("--pid")
+                || word.starts_with("--name")
         };
-        if self.ours.iter().any(is_given) || self.used.is_some_and(|used| self.ours[used] == "list")
-        {
+        let takes_one =
+            |used: usize| ["status", "stop"].contains(&&*self.ours[used].to_string_lossy());
+        if self.ours.iter().any(is_given) || !self.used.is_some_and(takes_one) {
             return None;
         }
         let mut line = self.ours.to_vec();
@@ -430,10 +439,14 @@ mod tests {
             ),
             (
                 &["run", "x", "--", "true"],
-                "x is no option; did you mean: gateway run -n x -- true",
+                "x stands before --: COMMAND goes after it, and an instance's name after -n",
             ),
             (&["list", "x"], "unexpected argument 'x' found"),
-            (&["-nx", "stop", "y"], "unexpected argument 'y' found"),
+            (&["-vnx", "stop", "y"], "unexpected argument 'y' found"),
+            (
+                &["--pidfile=x", "stop", "y"],
+                "unexpected argument 'y' found",
+            ),
             (&["status", "a b"], "unexpected argument 'a b' found"),
             (
                 &["--json", "status"],
