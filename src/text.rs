@@ -74,7 +74,7 @@ pub fn printable(text: &OsStr) -> String {
 }
 
 /// A word that a shell takes as one. What is not printable is written in the way of bash, ksh, zsh and
-/// POSIX since 2024: `$'a\x0ab'`.
+/// POSIX since 2024: `$'a\012b'`.
 #[must_use]
 pub fn quoted(word: &OsStr) -> String {
     let shown = printable(word);
@@ -94,7 +94,7 @@ pub fn quoted(word: &OsStr) -> String {
 fn escaped(word: &OsStr) -> String {
     let mut out = String::new();
     let bytes =
-        |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect() };
+        |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("\\{byte:03o}")).collect() };
     for chunk in word.as_bytes().utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {

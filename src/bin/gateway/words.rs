@@ -574,7 +574,7 @@ mod tests {
     #[test]
     fn command_lines_are_short_and_cannot_move_the_cursor() {
         assert_eq!(command(&["sh", "-c", "a b"]), "sh -c 'a b'");
-        assert_eq!(command(&["\x1b[2J"]), "$'\\x1b[2J'");
+        assert_eq!(command(&["\x1b[2J"]), "$'\\033[2J'");
         assert_eq!(
             command(&["x".repeat(200).as_str()]).chars().count(),
             LONGEST_COMMAND + 1
