@@ -84,7 +84,6 @@ fn remedy(cause: &io::Error) -> Option<&'static str> {
     match cause.raw_os_error()? {
         libc::EMFILE => Some("raise the limit of open files (ulimit -n, LimitNOFILE=)"),
         libc::ENFILE => Some("the whole system has too many open files (sysctl fs.file-max)"),
-        libc::EROFS => Some("name a path that can be written, with -f PATH"),
         _ => None,
     }
 }

@@ -563,9 +563,11 @@ fn create(at: BorrowedFd<'_>, path: &Path) -> Result<File, Errno> {
         rustix::fs::fchmod(&file, mode)?;
     }
     if rustix::process::geteuid().is_root() {
-        // Where it cannot be given (an owner without a number in this user namespace, a server that lets
-        // root give nothing), it stays ours.
-        let _ = give_to_the_owner_of_the_directory(&file, at, path);
+        match give_to_the_owner_of_the_directory(&file, at, path) {
+            // It stays ours: the owner has no number in this user namespace, or a server lets root give nothing.
+            Err(Errno::INVAL | Errno::PERM) => {}
+            given => given?,
+        }
     }
     Ok(file)
 }

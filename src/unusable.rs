@@ -96,6 +96,7 @@ pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
             "a part of that path is a file, not a directory; name another path with -f PATH",
         ),
         Errno::NOSPC | Errno::DQUOT => error.advise(MAKE_ROOM),
+        Errno::ROFS => error.advise("nothing can be written there; name another path with -f PATH"),
         Errno::NAMETOOLONG => error.advise("name a shorter path with -f PATH"),
         _ => error,
     }
