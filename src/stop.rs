@@ -135,12 +135,13 @@ impl Stopper<'_, '_> {
                 return Ok(Stopped::Refused(Refused::By {
                     refusal,
                     who,
-                    asked: Vec::new(),
+                    asked: self.asked.take().into_iter().collect(),
                 }));
             }
             nap(None, LOOK_AGAIN, self.interrupt);
             if self.interrupt.interrupted() {
-                return Ok(Stopped::Interrupted(Vec::new()));
+                let asked = self.asked.take();
+                return Ok(Stopped::Interrupted(asked.into_iter().collect()));
             }
         }
     }
