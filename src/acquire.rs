@@ -345,13 +345,7 @@ impl Seeker<'_, '_> {
         };
         let kill = step == Step::Kill;
         let pressed = self.press(kill, holder, file);
-        match (&pressed, kill) {
-            // Who has heard nothing must not count as asked.
-            (Err(_), false) => self.takeover.take_back(),
-            (Err(_), true) => self.takeover.take_kill_back(),
-            (Ok(_), _) => {}
-        }
-        match pressed? {
+        match pressed.inspect_err(|_| self.takeover.step_failed())? {
             Pressed::Sent => self.tell_pressed(kill, holder),
             Pressed::Gone => self.takeover.take_back(),
             Pressed::Forbidden => {

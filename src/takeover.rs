@@ -161,7 +161,7 @@ struct Asked {
     killed: bool,
 }
 
-/// How long a wait goes on that asked at this time.
+/// How long a wait goes on that asked at this time. `None`: for ever.
 fn end(at: Duration, kill_after: Limit) -> Option<Duration> {
     let length = kill_after.plus(BEYOND_KILL).finite()?;
     Some(at.saturating_add(length))
@@ -190,8 +190,9 @@ pub struct Takeover {
     timeout: Option<Limit>,
     kill_after: Option<Limit>,
     asked: Option<Asked>,
-    /// Until when those who were asked before, and heard it, had time.
-    promised: Limit,
+    /// The end of the wait where nobody is asked: that of those who were asked before, and heard it, if it
+    /// is later. `None`: for ever.
+    promised: Option<Duration>,
     /// Since when the unproven locker of now has been there.
     unproven_since: Duration,
 }
@@ -205,7 +206,7 @@ impl Takeover {
             timeout: rules.timeout,
             kill_after: rules.kill_after,
             asked: None,
-            promised: Limit::After(Duration::ZERO),
+            promised: end(Duration::ZERO, rules.kill_after(None)),
             unproven_since: Duration::ZERO,
         }
     }
@@ -231,24 +232,25 @@ impl Takeover {
         self.asked.and_then(|asked| asked.kill_due())
     }
 
-    /// The last step was not performed: the process did not hold any more, or could not be asked. That takes
-    /// no time away which those who heard it before have.
+    /// Nobody was there for the last step: the process did not hold any more. That takes no time away which
+    /// those who heard it before have.
     pub fn take_back(&mut self) {
-        let asked = self.asked.take();
-        self.keep_promise(asked.filter(|asked| asked.killed));
+        if let Some(asked) = self.asked.take().filter(|asked| asked.killed) {
+            self.keep_promise(asked);
+        }
     }
 
-    /// The kill could not be performed, and is due at the next look.
-    pub fn take_kill_back(&mut self) {
+    /// The last step failed: who was not asked has heard nothing, and a kill is due at the next look.
+    pub fn step_failed(&mut self) {
+        self.asked = self.asked.filter(|asked| asked.killed);
         if let Some(asked) = &mut self.asked {
             asked.killed = false;
         }
     }
 
-    fn keep_promise(&mut self, asked: Option<Asked>) {
-        let Some(asked) = asked else { return };
-        let end = asked.end().zip(self.promised.finite());
-        self.promised = end.map_or(Limit::Never, |(end, before)| Limit::After(end.max(before)));
+    fn keep_promise(&mut self, asked: Asked) {
+        let both = self.promised.zip(asked.end());
+        self.promised = both.map(|(before, end)| before.max(end));
     }
 
     /// The end of the whole wait, as things stand.
@@ -259,11 +261,7 @@ impl Takeover {
         }
         match self.asked {
             Some(asked) => asked.end(),
-            None => {
-                let least = end(Duration::ZERO, self.rules().kill_after(None));
-                let promised = least.zip(self.promised.finite());
-                promised.map(|(least, promised)| least.max(promised))
-            }
+            None => self.promised,
         }
     }
 
@@ -346,7 +344,9 @@ impl Takeover {
                 Step::Refuse(refusal)
             };
         }
-        self.keep_promise(self.asked);
+        if let Some(before) = self.asked {
+            self.keep_promise(before);
+        }
         self.asked = Some(Asked {
             who,
             at: now,
@@ -544,7 +544,7 @@ mod tests {
         let mut takeover = Takeover::new(Rules::of(Mode::Replace));
         assert_eq!(takeover.next(seconds(0), proven(A)), Step::Ask);
         assert_eq!(takeover.next(seconds(3), proven(B)), Step::Ask);
-        takeover.take_back();
+        takeover.step_failed();
         assert_eq!(takeover.deadline(), Some(seconds(45)));
         assert_eq!(takeover.next(seconds(39), proven(B)), Step::Ask);
     }
@@ -554,7 +554,7 @@ mod tests {
         let mut takeover = Takeover::new(Rules::of(Mode::Replace));
         assert_eq!(takeover.next(seconds(0), proven(A)), Step::Ask);
         assert_eq!(takeover.next(seconds(35), proven(A)), Step::Kill);
-        takeover.take_kill_back();
+        takeover.step_failed();
         assert_eq!(takeover.next(seconds(36), proven(A)), Step::Kill);
     }
 
