@@ -51,15 +51,15 @@ impl Notifier {
         self.line.is_some()
     }
 
-    /// Sends one message that is said again and again, unless others wait to be sent: then it is to be tried
-    /// again when [`Notifier::due`] says. `false`: it was not sent. Never waits.
-    pub fn repeat(&mut self, message: &str) -> bool {
+    /// Sends one message that is said again and again, unless others wait to be sent: then it returns in what
+    /// time to try it again. Never waits.
+    pub fn repeat(&mut self, message: &str) -> Option<Duration> {
         self.flush();
-        let is_its_turn = self.unsent.is_empty();
-        if is_its_turn {
+        let again = self.due();
+        if again.is_none() {
             self.send(message);
         }
-        is_its_turn
+        again
     }
 
     /// Sends one message: lines of `NAME=value`. Never waits; [`Notifier::flush`] sends what finds
@@ -181,7 +181,7 @@ mod tests {
         notifier.send("last");
         // Whatever is repeated takes nobody's place.
         for _ in 0..2 * MOST_UNSENT {
-            assert!(!notifier.repeat("WATCHDOG=1"));
+            assert!(notifier.repeat("WATCHDOG=1").is_some());
         }
         for expected in (0..sent)
             .map(|number| number.to_string())

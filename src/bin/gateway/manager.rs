@@ -65,8 +65,7 @@ impl ServiceManager {
         else {
             return;
         };
-        let said = self.notifier.repeat("WATCHDOG=1");
-        let again = self.notifier.due().filter(|_| !said);
+        let again = self.notifier.repeat("WATCHDOG=1");
         watchdog.next = Instant::now() + again.unwrap_or(watchdog.every);
     }
 
