@@ -143,8 +143,6 @@ struct Census<'t> {
     shared: HashSet<u64>,
     /// Our own pid namespace.
     namespace: Option<u64>,
-    /// Whether the table tells of everybody's locks.
-    tells_all: bool,
 }
 
 impl<'t> Census<'t> {
@@ -156,13 +154,11 @@ impl<'t> Census<'t> {
         for (index, (line, _)) in lines.iter().enumerate() {
             by_inode.entry(line.inode).or_default().push(index);
         }
-        let namespace = process::own_pid_namespace();
         Self {
             lines,
             by_inode,
             shared: parse_shared_locks(table).map(|line| line.inode).collect(),
-            namespace,
-            tells_all: namespace == Some(process::FIRST_PID_NAMESPACE),
+            namespace: process::own_pid_namespace(),
         }
     }
 
@@ -190,7 +186,7 @@ impl<'t> Census<'t> {
                 self.look(&path)
             };
         };
-        if self.has_lock_on(peeked.id) || !self.tells_all {
+        if self.has_lock_on(peeked.id) || !self.tells_all() {
             return match self.held(peeked) {
                 None => self.look(&path),
                 held => Ok(held),
@@ -207,11 +203,16 @@ impl<'t> Census<'t> {
         self.by_inode.contains_key(&file.inode) || self.shared.contains(&file.inode)
     }
 
-    /// Whether somebody has a lock of whom the table does not tell: the kernel leaves out who took one outside
-    /// the pid namespace (`locks_translate_pid` in its `fs/locks.c`), unless that is the first.
+    /// Whether the table tells of everybody's locks: the kernel leaves out who took one outside the reader's
+    /// pid namespace (`locks_translate_pid` in its `fs/locks.c`), and nobody is outside the first.
+    fn tells_all(&self) -> bool {
+        self.namespace == Some(process::FIRST_PID_NAMESPACE)
+    }
+
+    /// Whether somebody has a lock of whom the table does not tell.
     fn hides_lock_on(&self, path: &Path) -> bool {
         let is_locked = || OpenFile::open_existing(path).ok()??.is_locked().ok();
-        !self.tells_all && is_locked() == Some(true)
+        !self.tells_all() && is_locked() == Some(true)
     }
 
     /// The holder that the record and the table name.
