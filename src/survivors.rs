@@ -140,11 +140,16 @@ pub fn left_by(path: &Path, last: &Contents) -> Result<Vec<Survivor>> {
     if !run.may_have_survivors() {
         return Ok(Vec::new());
     }
-    let found = run.survivors(&mut Bystanders::unknown()).map_err(|error| {
-        Error::system("cannot look through /proc for what a crashed run left").because(error)
-    })?;
+    let found = run
+        .survivors(&mut Bystanders::unknown())
+        .map_err(cannot_look)?;
     let sure = found.survivors.into_iter().filter(|one| one.tie.is_sure());
     Ok(sure.collect())
+}
+
+/// Why the survivors cannot be told.
+pub(crate) fn cannot_look(error: io::Error) -> Error {
+    Error::system("cannot look through /proc for what a crashed run left").because(error)
 }
 
 /// How many more times a process without an environment is looked at, and how far apart.

@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
+use crate::Result;
 use crate::bystanders::Bystanders;
 use crate::process::{self, Pid};
 use crate::signal::Signal;
-use crate::survivors::{Run, Survivor, Tie};
+use crate::survivors::{Run, Survivor, Tie, cannot_look};
 use crate::wait::{Interrupt, nap};
-use crate::{Error, Result};
 
 /// The kernel is about to kill a crashed gateway's command by itself (the parent-death signal): what
 /// ends so soon is neither asked nor mentioned.
@@ -221,8 +221,7 @@ impl<'a> Sweep<'a> {
             // To end those who are known makes room to look for others.
             Err(_) if !self.left.is_empty() => {}
             Err(error) if self.patience.is_over() => {
-                let what = "cannot look through /proc for what a crashed run left";
-                return Err(Error::system(what).because(error));
+                return Err(cannot_look(error));
             }
             Err(_) => {
                 self.blind = true;
