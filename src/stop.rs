@@ -132,16 +132,11 @@ impl Stopper<'_, '_> {
                     return Ok(stopped);
                 }
             } else if let Some(refusal) = self.refusal(&who) {
-                return Ok(Stopped::Refused(Refused::By {
-                    refusal,
-                    who,
-                    asked: self.asked.take().into_iter().collect(),
-                }));
+                return Ok(self.refused(refusal, who));
             }
             nap(None, LOOK_AGAIN, self.interrupt);
             if self.interrupt.interrupted() {
-                let asked = self.asked.take();
-                return Ok(Stopped::Interrupted(asked.into_iter().collect()));
+                return Ok(Stopped::Interrupted(self.take_asked()));
             }
         }
     }
@@ -180,10 +175,10 @@ impl Stopper<'_, '_> {
                     }
                     Pressed::Forbidden => {
                         let refusal = Refusal::Barred(Bar::NotPermitted);
-                        return Ok(Some(self.refused(refusal, holder)));
+                        return Ok(Some(self.refused(refusal, again(holder))));
                     }
                 },
-                Step::Refuse(refusal) => return Ok(Some(self.refused(refusal, holder))),
+                Step::Refuse(refusal) => return Ok(Some(self.refused(refusal, again(holder)))),
                 Step::Sleep(until) => {
                     let elapsed = self.began.elapsed();
                     let left = until.map(|until| until.saturating_sub(elapsed));
@@ -202,21 +197,24 @@ impl Stopper<'_, '_> {
                 Step::Start | Step::Reopen => {}
             }
             if self.interrupt.interrupted() {
-                let asked = self.asked.take();
-                return Ok(Some(Stopped::Interrupted(asked.into_iter().collect())));
+                return Ok(Some(Stopped::Interrupted(self.take_asked())));
             }
         }
         doze_until_exit(holder);
         self.finish(target).map(Some)
     }
 
-    fn refused(&mut self, refusal: Refusal, holder: &Holder) -> Stopped {
-        let asked = self.asked.take().into_iter().collect();
+    fn refused(&mut self, refusal: Refusal, who: Sighting) -> Stopped {
+        let asked = self.take_asked();
         Stopped::Refused(Refused::By {
             refusal,
-            who: again(holder),
+            who,
             asked,
         })
+    }
+
+    fn take_asked(&mut self) -> Vec<Former> {
+        self.asked.take().into_iter().collect()
     }
 
     /// Sends TERM or KILL.
