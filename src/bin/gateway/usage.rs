@@ -183,22 +183,22 @@ impl<'a> Line<'a> {
             return self.value_or_option(argument);
         }
         let at = self.standing_alone(argument)?;
-        let verb = self.used.map(|used| &self.ours[used])?;
-        if verb != "run" {
-            return self.subject(at);
-        }
-        if !self.theirs.is_empty() {
-            return Some(format!(
-                "{} stands before --: COMMAND goes after it, and an instance's name after -n",
-                words::quoted(&self.ours[at])
-            ));
+        match self.ours[self.used?].to_str()? {
+            "run" if self.theirs.is_empty() => {}
+            "run" => {
+                return Some(format!(
+                    "{} stands before --: COMMAND goes after it, and an instance's name after -n",
+                    words::quoted(&self.ours[at])
+                ));
+            }
+            "status" | "stop" => return self.subject(at),
+            _ => return None,
         }
         let (ours, command) = self.ours.split_at(at);
-        let command = [command, self.theirs].concat();
         Some(format!(
             "COMMAND goes after --: gateway {} -- {}",
             words::command_line(ours),
-            words::command_line(&command)
+            words::command_line(command)
         ))
     }
 
@@ -217,9 +217,7 @@ impl<'a> Line<'a> {
                 || word.starts_with("--pid")
                 || word.starts_with("--name")
         };
-        let takes_one =
-            |used: usize| ["status", "stop"].contains(&&*self.ours[used].to_string_lossy());
-        if self.ours.iter().any(is_given) || !self.used.is_some_and(takes_one) {
+        if self.ours.iter().any(is_given) {
             return None;
         }
         let mut line = self.ours.to_vec();
