@@ -245,9 +245,7 @@ fn the_payload_of_a_holder_in_another_pid_namespace_has_our_number() {
         status.stdout.contains(&format!("pid {payload}, 1 process")),
         "{status:?}"
     );
-    let json: serde_json::Value =
-        serde_json::from_str(&scene.finish(["status", "--json"]).stdout).unwrap();
-    assert_eq!(json["holder"]["payload"]["pid"], payload);
+    assert_eq!(scene.status()["holder"]["payload"]["pid"], payload);
 }
 
 #[test]
