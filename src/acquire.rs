@@ -157,7 +157,7 @@ pub fn acquire(
         asked: Vec::new(),
         crowd: None,
         prober: None,
-        reopened: 0,
+        failed: None,
         bystanders: Bystanders::unknown(),
         standby: (rules.mode == Mode::Wait).then(Standby::default),
         caught: None,
@@ -180,7 +180,7 @@ struct Seeker<'a, 't> {
     crowd: Option<Crowd>,
     /// The unproven locker of the last look.
     prober: Option<Option<Pid>>,
-    reopened: u32,
+    failed: Option<Failed>,
     bystanders: Bystanders,
     /// Who stands in line has a place in it.
     standby: Option<Standby>,
@@ -197,6 +197,21 @@ struct Mine {
     last: Contents,
     /// Tells whether anything may have changed since ([`OpenFile::change_mark`]).
     mark: (i64, u64),
+}
+
+/// Looks in a row that found the lock free, and the file not the one to keep.
+struct Failed {
+    since: Instant,
+    times: u32,
+}
+
+impl Failed {
+    fn now() -> Self {
+        Self {
+            since: Instant::now(),
+            times: 0,
+        }
+    }
 }
 
 /// What a look at the file gave.
@@ -236,10 +251,15 @@ impl Seeker<'_, '_> {
             .takeover
             .next(self.began.elapsed(), seen(&look, self.rules.mode));
         match (step, look) {
-            (Step::Start, Look::Mine(mine)) => match self.finish(&mine)? {
-                Some(outcome) => Ok(Some(outcome)),
-                None => self.stake(mine),
-            },
+            (Step::Start, Look::Mine(mine)) => {
+                if let Some(outcome) = self.finish(&mine)? {
+                    return Ok(Some(outcome));
+                }
+                match self.stake(mine)? {
+                    Some(outcome) => Ok(Some(outcome)),
+                    None => self.begin_again(),
+                }
+            }
             (Step::Ask | Step::Kill, Look::Held { who, file }) => {
                 // Whoever was proven may have asked *us* before it had the lock: two who ask each
                 // other would both end.
@@ -249,30 +269,32 @@ impl Seeker<'_, '_> {
                 self.signal(step, who, &file)
             }
             (Step::Sleep(until), Look::Held { who, file }) => {
+                self.failed = None;
                 self.sleep(&who, file, until)?;
                 self.crowd = Crowd::behind(&who, self.rules.mode, self.began.elapsed());
                 Ok(None)
             }
             (Step::Refuse(refusal), Look::Held { who, .. }) => Ok(Some(self.refused(refusal, who))),
             // The descriptor is closed, and the path looked at anew.
-            _ => self.reopen(),
+            _ => self.begin_again(),
         }
     }
 
-    /// Each time means that somebody replaced the file at that moment; on a file system without
-    /// stable inode numbers it would never end.
-    fn reopen(&mut self) -> Result<Option<Outcome>> {
-        self.reopened += 1;
-        let bound = match self.rules.mode {
-            Mode::Plain | Mode::Stop => Some(START_PATIENCE),
-            Mode::Wait | Mode::Replace => self.takeover.deadline(),
-        };
-        if bound.is_some_and(|bound| self.began.elapsed() >= bound) {
+    /// Each time means that somebody replaced or changed the file at that moment; on a file system
+    /// without stable inode numbers or times it would never end.
+    fn begin_again(&mut self) -> Result<Option<Outcome>> {
+        let failed = self.failed.get_or_insert_with(Failed::now);
+        failed.times += 1;
+        let late = self
+            .takeover
+            .deadline()
+            .is_some_and(|deadline| self.began.elapsed() >= deadline);
+        if late || failed.since.elapsed() >= START_PATIENCE {
             return Err(Error::pid_file("cannot keep", self.path)
-                .because(std::io::Error::other("it is another file at each look"))
-                .advise("somebody replaces it all the time, or its file system has no stable inode numbers; name another path with -f PATH"));
+                .because(std::io::Error::other("it is another file at each look, or a changed one"))
+                .advise("somebody replaces it all the time, or its file system has no stable inode numbers and times; name another path with -f PATH"));
         }
-        if self.reopened > 3 {
+        if failed.times > 3 {
             nap([], TICK_EARLY, self.interrupt);
         }
         Ok(None)
@@ -761,5 +783,39 @@ impl Told {
             self.at = Some(Instant::now());
             progress(Progress::Waiting { who, left });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Puts a new file at the path each time it is asked.
+    struct Replacer<'a>(&'a Path);
+
+    impl Interrupt for Replacer<'_> {
+        fn interrupted(&mut self) -> bool {
+            let new = self.0.with_extension("new");
+            std::fs::write(&new, "").unwrap();
+            std::fs::rename(&new, self.0).unwrap();
+            false
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_another_at_each_look_is_told_and_not_sought_for_ever() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let error = acquire(
+            &path,
+            Rules::of(Mode::Wait),
+            &Description::of_this_process().unwrap(),
+            &mut Replacer(&path),
+            &mut |progress| panic!("{progress:?}"),
+        )
+        .unwrap_err();
+        let shown = error.to_string();
+        assert!(shown.contains("another file at each look"), "{shown}");
+        assert!(shown.contains(&path.display().to_string()), "{shown}");
     }
 }
