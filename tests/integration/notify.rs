@@ -43,6 +43,17 @@ impl Manager {
         String::from_utf8(bytes[..length].to_vec()).expect("text")
     }
 
+    /// Reads nothing until there is no room for one message more; tells how many there are.
+    fn is_deaf(&self, scene: &Scene) -> usize {
+        let other = UnixDatagram::unbound().unwrap();
+        other.set_nonblocking(true).unwrap();
+        let sent = (0..100_000)
+            .take_while(|_| other.send_to(b"other", scene.path("notify")).is_ok())
+            .count();
+        assert!(sent < 100_000, "its queue is never full");
+        sent
+    }
+
     /// All that has come so far.
     fn rest(&self) -> Vec<String> {
         self.socket.set_nonblocking(true).unwrap();
@@ -190,13 +201,23 @@ fn a_command_that_speaks_for_itself_is_not_called_ready() {
 
 const PERIOD: Duration = Duration::from_millis(600);
 
-/// Under a watchdog of this period that means the process that this shell line says.
+/// Under a watchdog that means the process that this shell line says.
 fn watched(scene: &Scene, manager: &Manager, pid: &str, options: &[&str]) -> Process {
+    watched_for(PERIOD, scene, manager, pid, options)
+}
+
+fn watched_for(
+    period: Duration,
+    scene: &Scene,
+    manager: &Manager,
+    pid: &str,
+    options: &[&str],
+) -> Process {
     let payload = scene.payload(Payload::Plain);
     let words = [&["run"], options, &["--", &payload]].concat();
     let script = format!(
         "export WATCHDOG_USEC={} WATCHDOG_PID={pid}; exec \"$@\"",
-        PERIOD.as_micros()
+        period.as_micros()
     );
     let gateway = manager.command(scene, &words);
     let command = scene.behind("sh", &["-c", &script, "sh"], &gateway);
@@ -227,6 +248,21 @@ fn a_sign_of_life_comes_at_half_of_the_watchdogs_period() {
         "{}",
         holder.stderr()
     );
+}
+
+#[test]
+fn what_found_no_room_comes_as_soon_as_there_is_some() {
+    let scene = Scene::new();
+    let manager = Manager::at_a_path(&scene);
+    let others = manager.is_deaf(&scene);
+    let _holder = watched_for(SOON * 4, &scene, &manager, "$$", &[]);
+    for _ in 0..others {
+        assert_eq!(manager.next(), "other");
+    }
+    // Another one by the clock is later than anybody waits here.
+    assert_eq!(manager.next(), "WATCHDOG=1");
+    let ready = manager.next();
+    assert!(ready.starts_with("READY=1\n"), "{ready}");
 }
 
 /// As in a shell that was started by a watched service (sd_watchdog_enabled(3)).
