@@ -138,11 +138,14 @@ impl Mailbox {
 
     /// What has come since it was last taken out, in the order in which the signals were named.
     pub fn take(&mut self) -> impl Iterator<Item = (c_int, Sender)> {
-        match self.queue.as_ref().map(Queue::pending) {
+        let note = |number, sender| self.note(number, sender);
+        if self
+            .queue
+            .as_ref()
+            .is_some_and(|queue| queue.drain(note).is_err())
+        {
             // It would be readable for ever.
-            Some(Err(_)) => self.queue = None,
-            Some(Ok(pending)) => pending.for_each(|(number, sender)| self.note(number, sender)),
-            None => {}
+            self.queue = None;
         }
         let words = self.words.iter().map(|word| word.swap(0, Ordering::AcqRel));
         self.signals
@@ -186,22 +189,33 @@ impl Queue {
         }
     }
 
-    /// All that are pending, each with its sender; they are not pending any more. Never waits.
-    fn pending(&self) -> io::Result<impl Iterator<Item = (c_int, Sender)> + use<>> {
+    /// Takes out all that are pending, each with its sender. Never waits.
+    fn drain(&self, mut note: impl FnMut(c_int, Sender)) -> io::Result<()> {
         const INFO: usize = size_of::<libc::signalfd_siginfo>();
         /// One of each number below the real-time ones (signal(7)).
         const MOST: usize = 32;
-        let mut infos = [[0; INFO]; MOST];
-        let length = match (&self.0).read(infos.as_flattened_mut()) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            length => length?,
-        };
-        Ok(infos.into_iter().take(length / INFO).map(|info| {
-            // `struct signalfd_siginfo` of signalfd(2): the number, errno, the code, the pid, the uid.
-            let word = |at: usize| i32::from_ne_bytes([0, 1, 2, 3].map(|byte| info[4 * at + byte]));
-            let sender = Sender::new(word(2), word(3), word(4).cast_unsigned());
-            (word(0), sender)
-        }))
+        /// Mostly it is one: room for all would cost each signal the clearing of it.
+        const AT_ONCE: usize = 4;
+        let mut infos = [[0; INFO]; AT_ONCE];
+        for _ in 0..MOST / AT_ONCE {
+            let came = match (&self.0).read(infos.as_flattened_mut()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                length => length? / INFO,
+            };
+            for info in &infos[..came] {
+                // `struct signalfd_siginfo` of signalfd(2): the number, errno, the code, the pid, the uid.
+                let word =
+                    |at: usize| i32::from_ne_bytes([0, 1, 2, 3].map(|byte| info[4 * at + byte]));
+                note(
+                    word(0),
+                    Sender::new(word(2), word(3), word(4).cast_unsigned()),
+                );
+            }
+            if came < AT_ONCE {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -285,6 +299,30 @@ mod tests {
         let came: Vec<_> = mailbox.take().collect();
         assert_eq!(came, [(libc::SIGUSR1, Sender::Other)]);
         assert_eq!(mailbox.take().count(), 0);
+    }
+
+    #[test]
+    fn all_that_are_pending_are_taken_out_at_once() {
+        let many = [
+            libc::SIGHUP,
+            libc::SIGINT,
+            libc::SIGQUIT,
+            libc::SIGUSR1,
+            libc::SIGUSR2,
+            libc::SIGALRM,
+            libc::SIGTERM,
+            libc::SIGWINCH,
+        ];
+        block_only(&many);
+        for count in 0..=many.len() {
+            let mut mailbox = Mailbox::open(&many).unwrap();
+            for signal in &many[..count] {
+                // SAFETY: raise(3) touches no memory of ours.
+                unsafe { libc::raise(*signal) };
+            }
+            let came: Vec<c_int> = mailbox.take().map(|(signal, _)| signal).collect();
+            assert_eq!(came, many[..count]);
+        }
     }
 
     #[test]
