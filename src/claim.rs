@@ -259,7 +259,7 @@ impl Claim {
         self.current.write(before)
     }
 
-    /// See [`OpenFile::change_mark`].
+    /// A mark that changes whenever the file is written, renamed or linked (`st_ctime`).
     ///
     /// # Errors
     /// `fstat(2)` fails.

@@ -259,7 +259,7 @@ pub fn identify(file: &OpenFile) -> Result<Sighting> {
 }
 
 /// The same of a file that perhaps nobody has locked (`None`). Whether somebody has is asked
-/// ([`OpenFile::is_locked`]) only where nobody is named, and before everybody is looked through.
+/// (`OpenFile::is_locked`) only where nobody is named, and before everybody is looked through.
 ///
 /// # Errors
 /// As [`identify`], and where the lock cannot be tried.

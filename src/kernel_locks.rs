@@ -22,7 +22,7 @@ pub struct Flock {
 /// the pid namespace that this `/proc` was mounted for (`locks_translate_pid` in the kernel's
 /// `fs/locks.c`), like the names of the folders in it.
 #[must_use]
-pub fn exclusive_flock(fdinfo: &[u8]) -> Option<Flock> {
+pub(crate) fn exclusive_flock(fdinfo: &[u8]) -> Option<Flock> {
     lock_lines(fdinfo).find_map(|mut words| {
         let taker = |word: Option<&str>| Pid::new(word?.parse().ok()?);
         is_flock(&mut words, EXCLUSIVE).then(|| Flock {
@@ -33,7 +33,7 @@ pub fn exclusive_flock(fdinfo: &[u8]) -> Option<Flock> {
 
 /// Whether there is a line for a shared flock.
 #[must_use]
-pub fn has_shared_flock(fdinfo: &[u8]) -> bool {
+pub(crate) fn has_shared_flock(fdinfo: &[u8]) -> bool {
     lock_lines(fdinfo).any(|mut words| is_flock(&mut words, SHARED))
 }
 
@@ -71,12 +71,12 @@ pub struct LockLine<'a> {
 }
 
 /// The exclusive flocks that are held; waiters (`->`), other locks and torn lines are left out.
-pub fn parse_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
+pub(crate) fn parse_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
     parse_flocks(table, EXCLUSIVE)
 }
 
 /// The shared ones, likewise. No gateway keeps one: who only looks takes it for an instant.
-pub fn parse_shared_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
+pub(crate) fn parse_shared_locks(table: &[u8]) -> impl Iterator<Item = LockLine<'_>> {
     parse_flocks(table, SHARED)
 }
 
@@ -101,7 +101,7 @@ fn parse_flocks<'t>(table: &'t [u8], kind: &'static str) -> impl Iterator<Item =
 
 /// The kernel's table of locks, as far as it is visible from our pid namespace.
 #[must_use]
-pub fn table_of_locks() -> Vec<u8> {
+pub(crate) fn table_of_locks() -> Vec<u8> {
     read_bounded("/proc/locks", 64 << 20).unwrap_or_default()
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn takers_in<'t>(
 
 /// Who took the exclusive flock on a file that we may not open, as far as the table tells.
 #[must_use]
-pub fn taker_of(stat: &rustix::fs::Stat) -> Option<Pid> {
+pub(crate) fn taker_of(stat: &rustix::fs::Stat) -> Option<Pid> {
     takers(&in_hex(numbers(stat.st_dev)), stat.st_ino)
         .first()
         .copied()

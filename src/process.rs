@@ -503,8 +503,7 @@ pub fn children(pid: Pid) -> Option<Vec<Pid>> {
 }
 
 /// What descends from a process, as far as the kernel lists it: quick, and may miss some that are
-/// born or adopted meanwhile. See
-/// [`Family`](crate::process_table::Family) for a look that does not.
+/// born or adopted meanwhile. `process_table::Family` is a look that does not.
 #[must_use]
 pub fn listed_descendants(root: Pid) -> Vec<Pid> {
     let mut found = vec![root];

@@ -24,7 +24,7 @@ pub(crate) const MAKE_ROOM: &str = "make room on that file system";
 
 /// Whether a file can be a pid file, by what is known without opening it.
 #[must_use]
-pub fn may_be_pid_file(mode: u32, size: u64) -> bool {
+pub(crate) fn may_be_pid_file(mode: u32, size: u64) -> bool {
     unlikely(mode, size).is_none()
 }
 
