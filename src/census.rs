@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::descriptors::ensure_descriptors;
+use crate::file_id::FileId;
 use crate::held::{Search, others_among};
 use crate::holder::{self, Holder, is_of_namespace};
 use crate::kernel_locks::{LockLine, parse_locks, parse_shared_locks, table_of_locks};
 use crate::listing::{self, Directory, Found, Peeked};
-use crate::lock::{FileId, OpenFile};
+use crate::lock::OpenFile;
 use crate::process::{self, Pid};
 use crate::record::Contents;
 use crate::view::{self, State, View};

@@ -87,9 +87,7 @@ impl Description {
             end: None,
         }
     }
-}
 
-impl Description {
     /// How many bytes the record may come to, with the command in it.
     #[must_use]
     pub fn room(&self, file: &OpenFile) -> u64 {
@@ -312,9 +310,7 @@ impl Claim {
         let mut record = self.wanted();
         record.end = Some(end);
         for earlier in &self.earlier {
-            let mut record = record.clone();
-            (record.dev, record.inode) = (earlier.id().dev, earlier.id().inode);
-            let _ = earlier.write(&record.encode());
+            let _ = earlier.write(&record.clone().of_file(earlier.id()).encode());
         }
         self.current.write(&record.encode())
     }
@@ -394,8 +390,7 @@ impl Claim {
         if let Some(newer) = contents.record().filter(is_newer) {
             return Finding::Lost(Box::new(newer.clone()));
         }
-        let mut record = self.wanted();
-        (record.dev, record.inode) = (locked.id().dev, locked.id().inode);
+        let record = Box::new(self.wanted().of_file(locked.id()));
         match locked.write(&record.encode()) {
             Ok(()) => {
                 (self.record, self.unwritten) = (record, None);
@@ -412,22 +407,20 @@ impl Claim {
 
     /// A locker without a record is waited out: it is a newcomer that is about to find us.
     fn give_way_only_to_a_record(&self, file: &OpenFile) -> Finding {
-        match holder::identify(file) {
-            Ok(Sighting::Proven(holder)) => match holder.record() {
-                Some(theirs)
-                    if file.names_itself(&Contents::Record(Box::new(theirs.clone())))
-                        && theirs.run_id != self.record.run_id =>
-                {
-                    Finding::Lost(Box::new(theirs.clone()))
-                }
-                _ => Finding::Contested(Contest::Locked(Some(holder.pid()))),
-            },
-            Ok(Sighting::Ending(holder)) => Finding::Contested(Contest::Locked(Some(holder.pid()))),
-            Ok(Sighting::Starting(locker) | Sighting::Foreign(locker)) => {
-                Finding::Contested(Contest::Locked(Some(locker.pid)))
-            }
-            Ok(Sighting::Invisible(pid)) => Finding::Contested(Contest::Locked(pid)),
-            Err(error) => Finding::Contested(Contest::Unusable(error)),
+        let who = match holder::identify(file) {
+            Ok(who) => who,
+            Err(error) => return Finding::Contested(Contest::Unusable(error)),
+        };
+        let is_anothers = |theirs: &&Record| {
+            theirs.names(file.path(), file.id()) && !theirs.is_of_the_same_run(&self.record)
+        };
+        let theirs = match &who {
+            Sighting::Proven(holder) => holder.record().filter(is_anothers),
+            _ => None,
+        };
+        match theirs {
+            Some(theirs) => Finding::Lost(Box::new(theirs.clone())),
+            None => Finding::Contested(Contest::Locked(who.pid())),
         }
     }
 }
@@ -461,7 +454,7 @@ mod tests {
         assert!(matches!(claim.check().unwrap(), Finding::Intact));
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(claim.check().unwrap(), Finding::PutBack));
-        assert!(on_disk(&path).names(&path, claim.current.id().dev, claim.current.id().inode));
+        assert!(on_disk(&path).names(&path, claim.current.id()));
         std::fs::remove_dir_all(room.path().join("state")).unwrap();
         assert!(matches!(claim.check().unwrap(), Finding::PutBack));
         let first = claim.current.id();

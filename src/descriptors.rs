@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
+use crate::file_id::{Features, FileId};
 use crate::kernel_locks::{Flock, exclusive_flock, fdinfo_has_lease, has_shared_flock};
-use crate::lock::{Features, FileId};
 use crate::mounts::{MountId, Mounts};
 use crate::process::{Pid, Stat};
 use crate::procfs::{read_bounded, unless_absent};

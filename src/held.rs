@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::descriptors::{LockedFile, locked_files};
+use crate::file_id::{Features, FileId};
 use crate::holder::{self, Holder, Locker, Sighting, is_gateway};
 use crate::kernel_locks::{parse_locks, table_of_locks};
-use crate::lock::{Features, FileId};
 use crate::mounts::Mounts;
 use crate::process::Pid;
 use crate::process_table;
@@ -212,7 +212,7 @@ pub fn still_runs(record: &Record) -> bool {
     let same_run = |holder: Holder| {
         holder
             .record()
-            .is_some_and(|theirs| theirs.run_id == record.run_id)
+            .is_some_and(|theirs| theirs.is_of_the_same_run(record))
     };
     all_holders().any(same_run)
 }

@@ -21,10 +21,11 @@ use crate::descriptors::{
     Descriptors, Taking, descriptor_with_lock, descriptor_with_shared_lock,
     own_descriptor_with_lock,
 };
+use crate::file_id::FileId;
 use crate::kernel_locks::{
     parse_locks, parse_shared_locks, printed_device, table_of_locks, takers, takers_in,
 };
-use crate::lock::{Authority, FileId, OpenFile};
+use crate::lock::{Authority, OpenFile};
 use crate::process::{self, Pid, Pinned, Stat};
 use crate::process_table;
 use crate::record::{Contents, Record};
@@ -486,7 +487,7 @@ fn pin(pid: Pid) -> Result<Option<Pinned>> {
 /// Whether the record was written to this file; not by its path, which a container may call
 /// otherwise.
 fn names_file(record: &Record, file: FileId) -> bool {
-    (record.dev, record.inode) == (file.dev, file.inode)
+    record.file() == file
 }
 
 /// Whether the record can be that of who has the lock on this file. Layered file systems may number a

@@ -47,7 +47,7 @@
 //! kernel_locks, process_table, record, signals
 //! course, mounts, notify, process, takeover, user
 //! wait
-//! procfs, signal, sys, text, time, variables, workers
+//! file_id, procfs, signal, sys, text, time, variables, workers
 //! ```
 //!
 //! A module owns a noun, and names only modules of lines below its own; any may name `error`, which
@@ -81,6 +81,7 @@ pub mod course;
 mod descriptors;
 pub mod directory;
 mod error;
+mod file_id;
 mod held;
 pub mod holder;
 mod kernel_locks;

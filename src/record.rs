@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::file_id::FileId;
 use crate::process::Pid;
 use crate::signal::Signal;
 pub use crate::text::Text;
@@ -150,10 +151,26 @@ fn known_signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sig
 }
 
 impl Record {
+    /// The file that it describes.
+    pub(crate) fn file(&self) -> FileId {
+        FileId {
+            dev: self.dev,
+            inode: self.inode,
+        }
+    }
+
+    /// The same of another file.
+    pub(crate) fn of_file(self, file: FileId) -> Self {
+        Self {
+            dev: file.dev,
+            inode: file.inode,
+            ..self
+        }
+    }
+
     /// Whether it describes this very file.
-    #[must_use]
-    pub fn names(&self, path: &Path, dev: u64, inode: u64) -> bool {
-        self.path.0 == path.as_os_str() && (self.dev, self.inode) == (dev, inode)
+    pub(crate) fn names(&self, path: &Path, file: FileId) -> bool {
+        self.path.0 == path.as_os_str() && self.file() == file
     }
 
     /// Whether both were written by the same gateway for the same run.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::lock::FileId;
+use crate::file_id::FileId;
 use crate::process::Pid;
 
 /// Whether a process sees, at this path's directory, the directory that we see there.

@@ -9,7 +9,8 @@
 //! Who has no seat looks once a second, and sits down where a seat has become free. So a seat whose
 //! owner is stopped costs the line a second at most, and nobody the lock.
 
-use crate::lock::{FileId, OpenFile, Try};
+use crate::file_id::FileId;
+use crate::lock::{OpenFile, Try};
 use crate::{Result, sys};
 
 /// So many wake together: enough that one of them can act, and too few to be in each other's way.

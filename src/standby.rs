@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::bystanders::Bystanders;
+use crate::file_id::FileId;
 use crate::holder::{Holder, Sighting};
-use crate::lock::{FileId, Locked, OpenFile, Try};
+use crate::lock::{Locked, OpenFile, Try};
 use crate::record::{Contents, Record};
 use crate::seats::Seat;
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::acquire::{self, Former, Pressed, Progress, Refused};
 use crate::bystanders::Bystanders;
+use crate::file_id::FileId;
 use crate::holder::{Holder, Locker, Sighting};
-use crate::lock::{FileId, OpenFile, Try};
+use crate::lock::{OpenFile, Try};
 use crate::process::{Pid, Stat};
 use crate::record::{self, Asker, Contents, End, Reason, Record};
 use crate::signal::Signal;
@@ -343,7 +344,7 @@ fn is_unmarked(path: &Path, record: &Record) -> bool {
     on_disk.is_none_or(|contents| {
         contents
             .record()
-            .is_none_or(|found| found.run_id != record.run_id || found.end.is_none())
+            .is_none_or(|found| !found.is_of_the_same_run(record) || found.end.is_none())
     })
 }
 
@@ -381,8 +382,8 @@ fn mark_ended(path: &Path, last: &Contents) -> Result<()> {
 }
 
 fn same_run(one: &Contents, other: &Contents) -> bool {
-    let run_id = |contents: &Contents| contents.record().map(|record| record.run_id.clone());
-    run_id(one).is_some() && run_id(one) == run_id(other)
+    let records = one.record().zip(other.record());
+    records.is_some_and(|(one, other)| one.is_of_the_same_run(other))
 }
 
 fn own_argv() -> Vec<record::Text> {

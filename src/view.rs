@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::file_id::FileId;
 use crate::held;
 use crate::holder::{self, Holder, Locker, Sighting};
-use crate::lock::{FileId, OpenFile};
+use crate::lock::OpenFile;
 use crate::process::{self, Pid, Stat};
 use crate::record::{Contents, Payload, Record};
 use crate::roots::seen_by;
