@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::sys;
+use crate::{remote, sys};
 
 /// Where a directory cannot be watched, the path is looked at so often.
 const BLIND_INTERVAL: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ impl Bell {
         }
         bell.mounts = File::open("/proc/self/mountinfo").ok();
         // What is done on another machine rings nothing here.
-        bell.complete &= bell.mounts.is_some() && !crate::directory::is_on_the_network(path);
+        bell.complete &= bell.mounts.is_some() && !remote::may_change_untold(path);
         bell.arm();
         bell
     }

@@ -1,4 +1,4 @@
-//! The pid file's directory: made where it is missing, and on what kind of file system it lies.
+//! The pid file's directory: made where it is missing.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::unusable::explain;
+use crate::unusable::{SYSTEM_PLACE, explain};
 use crate::{Error, Result};
-
-pub use crate::unusable::SYSTEM_PLACE;
 
 /// Makes the missing directories: open to all below `/var/lib/gateway`, private elsewhere.
 ///
@@ -113,60 +111,4 @@ fn unusable(directory: &Path, errno: Errno) -> Error {
             "it is a symbolic link that leads nowhere, or no directory",
         ))
         .advise("name another path with -f PATH")
-}
-
-/// The name of the network file system that a path lies on, if it does: flock may mean less there.
-#[must_use]
-pub fn network_file_system(path: &Path) -> Option<&'static str> {
-    let existing = path
-        .ancestors()
-        .find_map(|it| rustix::fs::statfs(it).ok())?;
-    network_name(existing.f_type)
-}
-
-/// statfs(2) lists these numbers.
-fn network_name(kind: rustix::fs::FsWord) -> Option<&'static str> {
-    match kind {
-        0x6969 => Some("NFS"),
-        0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
-        0x0102_1997 => Some("9p"),
-        0x00c3_6400 => Some("Ceph"),
-        0x5346_414f => Some("AFS"),
-        _ => None,
-    }
-}
-
-/// Whether what is done to a path elsewhere may go untold here: on a network, or by a program.
-#[must_use]
-pub fn is_on_the_network(path: &Path) -> bool {
-    // FUSE: its program may show what somebody else does.
-    let fuse = rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == 0x6573_5546);
-    fuse || network_file_system(path).is_some()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The numbers are those of statfs(2), each from its own line there.
-    #[test]
-    fn network_file_systems_are_known_by_their_numbers() {
-        for (kind, name) in [
-            (0x6969, Some("NFS")),
-            (0x517b, Some("SMB")),
-            (0xff53_4d42, Some("SMB")),
-            (0xfe53_4d42, Some("SMB")),
-            (0x0102_1997, Some("9p")),
-            (0x00c3_6400, Some("Ceph")),
-            (0x5346_414f, Some("AFS")),
-            // ext4, tmpfs, overlayfs, btrfs, xfs
-            (0xef53, None),
-            (0x0102_1994, None),
-            (0x794c_7630, None),
-            (0x9123_683e, None),
-            (0x5846_5342, None),
-        ] {
-            assert_eq!(network_name(kind), name, "{kind:#x}");
-        }
-    }
 }

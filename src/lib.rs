@@ -47,7 +47,7 @@
 //! kernel_locks, process_table, record, signals
 //! course, mounts, notify, process, takeover, user
 //! wait
-//! file_id, procfs, signal, sys, text, time, variables, workers
+//! file_id, procfs, remote, signal, sys, text, time, variables, workers
 //! ```
 //!
 //! A module owns a noun, and names only modules of lines below its own; any may name `error`, which
@@ -79,7 +79,7 @@ pub mod census;
 pub mod claim;
 pub mod course;
 mod descriptors;
-pub mod directory;
+mod directory;
 mod error;
 mod file_id;
 mod held;
@@ -97,6 +97,7 @@ pub mod process;
 mod process_table;
 mod procfs;
 pub mod record;
+pub mod remote;
 mod roots;
 mod seats;
 pub mod signal;

@@ -3,15 +3,10 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::procfs::{field, read_bounded};
+use crate::remote::is_remote_kind;
 
 /// Tables are read up to this size.
 const MAX_SIZE: usize = 16 << 20;
-
-/// File systems of other machines, by the names that the kernel prints; those of FUSE begin with `fuse`.
-const REMOTE: [&str; 15] = [
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "lustre", "ncpfs", "nfs", "nfs4",
-    "ocfs2", "orangefs", "smb3", "virtiofs",
-];
 
 /// The number of a mount, good as long as it is mounted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +77,7 @@ impl Mounts {
     /// (FUSE). What is asked of those may never be answered. `None`: the mount is not in this table.
     pub(crate) fn is_remote(&self, id: MountId) -> Option<bool> {
         let kind = self.after_the_hyphen(id)?.next()?;
-        Some(kind.starts_with("fuse") || REMOTE.contains(&kind))
+        Some(is_remote_kind(kind))
     }
 }
 

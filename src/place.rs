@@ -7,9 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::directory::SYSTEM_PLACE;
 use crate::text::printable;
-use crate::unusable::{PLACE_AT_HOME, another_place};
+use crate::unusable::{PLACE_AT_HOME, SYSTEM_PLACE, another_place};
 use crate::user::passwd_of;
 use crate::{Error, ErrorKind, Result, variables};
 

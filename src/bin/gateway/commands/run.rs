@@ -100,7 +100,7 @@ impl Session<'_> {
                 "SIGCHLD was ignored when we were started, and COMMAND inherits that: it may not see its children end"
             );
         }
-        if let Some(kind) = gateway_lock::directory::network_file_system(&self.subject.path) {
+        if let Some(kind) = gateway_lock::remote::remote_file_system(&self.subject.path) {
             log::warn!(
                 "{} is on {kind}: its locks are only as good as that file system's",
                 words::path(&self.subject.path)
