@@ -38,7 +38,7 @@ pub enum Mode {
 }
 
 /// What the caller decided.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Rules {
     /// What to do about a holder.
     pub mode: Mode,
@@ -186,9 +186,7 @@ impl Asked {
 /// The decision: rules, and what has been done so far.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Takeover {
-    mode: Mode,
-    timeout: Option<Limit>,
-    kill_after: Option<Limit>,
+    rules: Rules,
     asked: Option<Asked>,
     /// The end of the wait where nobody is asked: that of those who were asked before, and heard it, if it
     /// is later. `None`: for ever.
@@ -202,9 +200,7 @@ impl Takeover {
     #[must_use]
     pub fn new(rules: Rules) -> Self {
         Self {
-            mode: rules.mode,
-            timeout: rules.timeout,
-            kill_after: rules.kill_after,
+            rules,
             asked: None,
             promised: end(Duration::ZERO, rules.kill_after(None)),
             unproven_since: Duration::ZERO,
@@ -218,7 +214,7 @@ impl Takeover {
             Seen::Moved => return Step::Reopen,
             Seen::Held(standing) => standing,
         };
-        match self.mode {
+        match self.rules.mode {
             Mode::Plain => self.plain(now, standing),
             Mode::Wait => self.wait(now, standing),
             Mode::Replace => self.press(now, standing),
@@ -256,20 +252,12 @@ impl Takeover {
     /// The end of the whole wait, as things stand.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        if self.mode == Mode::Wait || self.timeout.is_some() {
-            return self.timeout.and_then(Limit::finite);
+        if self.rules.mode == Mode::Wait || self.rules.timeout.is_some() {
+            return self.rules.timeout.and_then(Limit::finite);
         }
         match self.asked {
             Some(asked) => asked.end(),
             None => self.promised,
-        }
-    }
-
-    fn rules(&self) -> Rules {
-        Rules {
-            mode: self.mode,
-            timeout: self.timeout,
-            kill_after: self.kill_after,
         }
     }
 
@@ -331,7 +319,7 @@ impl Takeover {
         }
         match self.asked {
             Some(asked) if asked.who == who => self.go_on(now, asked),
-            _ => self.ask(now, who, self.rules().kill_after(budget), ending),
+            _ => self.ask(now, who, self.rules.kill_after(budget), ending),
         }
     }
 
@@ -363,9 +351,9 @@ impl Takeover {
     /// Whether the wait would end before the holder's time to stop: then it is not asked. Only an
     /// explicit `kill_after` without end may ask and then leave.
     fn would_leave(&self, now: Duration, kill_after: Limit) -> Option<Refusal> {
-        let timeout = self.timeout?.finite()?;
+        let timeout = self.rules.timeout?.finite()?;
         let needed = kill_after.finite().map(|length| now.saturating_add(length));
-        let explicit = self.kill_after == Some(Limit::Never);
+        let explicit = self.rules.kill_after == Some(Limit::Never);
         let leaves = needed.map_or(!explicit, |needed| needed >= timeout);
         leaves.then_some(Refusal::TooShort { timeout, needed })
     }

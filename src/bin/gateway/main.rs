@@ -16,6 +16,7 @@ mod exit;
 mod manager;
 mod message;
 mod narrator;
+mod refusal;
 #[cfg(not(target_env = "gnu"))]
 mod sigpipe;
 mod usage;

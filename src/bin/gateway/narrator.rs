@@ -82,11 +82,9 @@ impl<'a> Narrator<'a> {
             Mode::Wait => "standing by behind",
             _ => "waiting for",
         };
-        let proven = matches!(who, Sighting::Proven(_) | Sighting::Ending(_));
-        let inherited = if proven {
-            None
-        } else {
-            words::inherited(self.subject)
+        let inherited = match who.holder() {
+            Some(_) => None,
+            None => words::inherited(self.subject),
         };
         let who = inherited.unwrap_or_else(|| words::sighting(who));
         self.say(&format!("{verb} {who}{end}"));

@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::course::Why;
 use gateway_lock::holder::{Holder, Locker, Sighting, numbers_mean_the_same};
 use gateway_lock::place::Choice;
@@ -13,7 +12,7 @@ use gateway_lock::process::Pid;
 use gateway_lock::record::{Asker, End, Manager, Reason, Record};
 use gateway_lock::survivors::Survivor;
 use gateway_lock::sweep::Ended;
-use gateway_lock::takeover::{Bar, Mode, Refusal};
+use gateway_lock::takeover::Mode;
 use gateway_lock::text::printable;
 pub use gateway_lock::text::{command_line, quoted};
 use gateway_lock::time::Timestamp;
@@ -44,7 +43,7 @@ impl Subject {
         }
     }
 
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         path(&self.path)
     }
 }
@@ -225,7 +224,8 @@ pub fn how_to_stop(holder: &Holder, subject: &Subject) -> String {
     }
 }
 
-fn as_user(uid: u32, subject: &Subject) -> String {
+/// How another user stops it.
+pub fn as_user(uid: u32, subject: &Subject) -> String {
     let root = if uid == 0 { "" } else { " or as root" };
     format!(
         "as {}{root}: gateway -f {} stop",
@@ -234,110 +234,12 @@ fn as_user(uid: u32, subject: &Subject) -> String {
     )
 }
 
-/// What was wanted, as a verb.
-fn verb(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Plain | Mode::Wait => "start",
-        Mode::Replace => "replace",
-        Mode::Stop => "stop",
-    }
-}
-
-/// Why a start or a stop came to nothing, after so long.
-pub fn refused(refused: &Refused, subject: &Subject, waited: Duration, mode: Mode) -> String {
-    match refused {
-        Refused::By {
-            refusal,
-            who,
-            asked,
-        } => by(*refusal, who, asked, subject, waited, mode),
-        Refused::Survivors { left, own_ancestor } => survivors(left, *own_ancestor, subject),
-    }
-}
-
-fn by(
-    refusal: Refusal,
-    who: &Sighting,
-    asked: &[Former],
-    subject: &Subject,
-    waited: Duration,
-    mode: Mode,
-) -> String {
-    let known = match who {
-        Sighting::Proven(known) | Sighting::Ending(known) => Some(known),
-        _ => None,
-    };
-    if known.is_none()
-        && let Some(inherited) = inherited(subject)
-    {
-        return format!("cannot {}: {inherited}, {}", verb(mode), subject.path());
-    }
-    match (refusal, known) {
-        (Refusal::Held, Some(known)) => held(known, subject),
-        (Refusal::Barred(bar), Some(known)) => barred(bar, known, subject, mode),
-        (Refusal::TooShort { timeout, needed }, Some(known)) => {
-            too_short(timeout, needed, known, asked, subject)
-        }
-        (Refusal::Deadline, _) => deadline(who, asked, subject, waited, mode),
-        (_, None) => unproven(who, asked, subject, mode),
-        (Refusal::Unproven, Some(_)) => format!(
-            "cannot {} {}, {}",
-            verb(mode),
-            sighting(who),
-            subject.path()
-        ),
-    }
-}
-
 /// The lock is our own, and nobody else's end can let go of it.
 pub fn inherited(subject: &Subject) -> Option<String> {
     let descriptor = gateway_lock::holder::inherited_lock(&subject.path)?;
     Some(format!(
         "this process inherited the lock in descriptor {descriptor}: drop flock from the script"
     ))
-}
-
-fn held(known: &Holder, subject: &Subject) -> String {
-    // Who may not signal it cannot take over, either.
-    let replace = if known.may_be_signalled() {
-        format!("take over: {}; ", subject.typed("run --replace -- COMMAND"))
-    } else {
-        String::new()
-    };
-    format!(
-        "held by {}, {}; {replace}stop it: {}",
-        holder(known),
-        subject.path(),
-        how_to_stop(known, subject)
-    )
-}
-
-fn deadline(
-    who: &Sighting,
-    asked: &[Former],
-    subject: &Subject,
-    waited: Duration,
-    mode: Mode,
-) -> String {
-    let pid = who.pid();
-    let asked_too = asked.iter().any(|former| Some(former.pid) == pid);
-    let others: Vec<Former> = asked
-        .iter()
-        .filter(|former| Some(former.pid) != pid)
-        .cloned()
-        .collect();
-    let next = if asked_too {
-        format!("; it {}", will_stop(mode))
-    } else {
-        format!("; give it longer with --timeout{}", look_at(who))
-    };
-    format!(
-        "gave up after {}: {} still has the lock, {}{}{next}",
-        span(waited),
-        sighting(who),
-        subject.path(),
-        said_before(&others),
-    )
 }
 
 /// How to see who may not be looked at.
@@ -357,122 +259,6 @@ pub fn will_stop(mode: Mode) -> &'static str {
     }
 }
 
-fn unproven(who: &Sighting, asked: &[Former], subject: &Subject, mode: Mode) -> String {
-    let next = match who {
-        Sighting::Foreign(known) => {
-            let wait = match mode {
-                Mode::Stop => "",
-                _ => "wait for it with --wait, or ",
-            };
-            format!(
-                "it is not ours to end: {wait}look at it with: ps -fp {}",
-                known.pid
-            )
-        }
-        Sighting::Starting(known) => format!("look at it with: ps -fp {}", known.pid),
-        Sighting::Invisible(Some(_)) => look_elsewhere().to_owned(),
-        _ if rustix::process::geteuid().is_root() => {
-            "stop it where it runs, or look on the host".to_owned()
-        }
-        _ => "stop it where it runs, or look as root on the host".to_owned(),
-    };
-    format!(
-        "cannot {}: held by {}, {}{}; {next}",
-        verb(mode),
-        sighting(who),
-        subject.path(),
-        said_before(asked)
-    )
-}
-
-fn barred(bar: Bar, known: &Holder, subject: &Subject, mode: Mode) -> String {
-    let (who, at, verb) = (holder(known), subject.path(), verb(mode));
-    match bar {
-        Bar::Ancestor if mode == Mode::Wait => format!(
-            "cannot wait for {who}, {at}: it is an ancestor of this process and cannot end before it; start from outside of it"
-        ),
-        // An ancestor of everybody in it.
-        Bar::Ancestor | Bar::Init if known.pid() == Pid::INIT => format!(
-            "cannot {verb} {who}, {at}: it is the first process of this container, which would end with it; {} the container",
-            if mode == Mode::Stop {
-                "stop"
-            } else {
-                "restart"
-            }
-        ),
-        Bar::Ancestor | Bar::Init => format!(
-            "cannot {verb} {who}, {at}: it is an ancestor of this process, which would end with it; do it from outside, for example with: systemd-run {}",
-            subject.typed(match mode {
-                Mode::Stop => "stop",
-                _ => "run --replace -- COMMAND",
-            })
-        ),
-        Bar::NotPermitted => {
-            let recorded = known.record().map(|record| record.uid);
-            let uid = gateway_lock::process::uid(known.pid()).or(recorded);
-            uid.map_or_else(
-                || format!("may not signal {who}, {at}"),
-                |uid| {
-                    format!(
-                        "may not signal {who}, {at}: it belongs to {}; do it {}",
-                        user_name(uid),
-                        as_user(uid, subject)
-                    )
-                },
-            )
-        }
-    }
-}
-
-fn too_short(
-    timeout: Duration,
-    needed: Option<Duration>,
-    known: &Holder,
-    asked: &[Former],
-    subject: &Subject,
-) -> String {
-    let (who, at) = (process(known.pid(), &known.command()), subject.path());
-    let (needs, longer) = match needed {
-        Some(needed) => (
-            format!(
-                "may need {} to stop",
-                span(needed.max(Duration::from_secs(1)))
-            ),
-            (typed_seconds(needed) + 10).to_string(),
-        ),
-        None => (
-            "has no time limit for its stop".to_owned(),
-            "infinity".to_owned(),
-        ),
-    };
-    // It must be shorter than the timeout.
-    let sooner = typed_seconds(timeout).saturating_sub(1);
-    let kill_after = if Duration::from_secs(sooner) < timeout {
-        format!(" or --kill-after {sooner}")
-    } else {
-        String::new()
-    };
-    format!(
-        "not asked: {who} {needs}, and --timeout {} ends before that, {at}{}; use --timeout {longer}{kill_after}",
-        timeout.as_secs_f64(),
-        said_before(asked),
-    )
-}
-
-fn said_before(asked: &[Former]) -> String {
-    if asked.is_empty() {
-        return String::new();
-    }
-    let gone = series(asked, |former| process(former.pid, &former.argv));
-    format!(" (asked to stop: {gone})")
-}
-
-fn look_at(who: &Sighting) -> String {
-    who.pid().map_or_else(String::new, |pid| {
-        format!(", or look at it with: ps -fp {pid}")
-    })
-}
-
 /// `pid 77 (worker, state D)`
 pub fn survivor(survivor: &Survivor) -> String {
     format!(
@@ -480,21 +266,6 @@ pub fn survivor(survivor: &Survivor) -> String {
         survivor.pid(),
         command(&survivor.command()),
         survivor.state()
-    )
-}
-
-fn survivors(left: &[Survivor], own_ancestor: bool, subject: &Subject) -> String {
-    let (named, at) = (series(left, survivor), subject.path());
-    if own_ancestor {
-        return format!(
-            "left of the crashed run: {named}, {at}; one of them is an ancestor of this process: start from outside of it"
-        );
-    }
-    let first = left
-        .first()
-        .map_or_else(String::new, |survivor| survivor.pid().to_string());
-    format!(
-        "left of the crashed run, and cannot be ended: {named}, {at}; look at it with: ps -o pid,stat,wchan,args -p {first}"
     )
 }
 

@@ -23,6 +23,7 @@ use crate::commands::{Context, give_up, interrupted};
 use crate::exit::{LOST, Verdict};
 use crate::manager::ServiceManager;
 use crate::narrator::{Chronicle, Narrator};
+use crate::refusal;
 use crate::words::{self, Subject};
 
 /// A wait that is told of in the diary.
@@ -251,7 +252,7 @@ impl Session<'_> {
 
     fn refused(&mut self, refused: &Refused) -> Verdict {
         let mode = mode(self.run);
-        let text = words::refused(refused, &self.subject, self.began.elapsed(), mode);
+        let text = refusal::text(refused, &self.subject, self.began.elapsed(), mode);
         let verdict = give_up(self.context, refused, mode, &text);
         self.manager.status(&text);
         verdict

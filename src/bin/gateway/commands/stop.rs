@@ -15,6 +15,7 @@ use crate::cli::StopPatience;
 use crate::commands::{Context, give_up, interrupted};
 use crate::exit::Verdict;
 use crate::narrator::Narrator;
+use crate::refusal;
 use crate::words::{self, Subject};
 
 pub fn stop(context: &Context, patience: &StopPatience) -> Result<Verdict> {
@@ -66,7 +67,7 @@ fn cleared(context: &Context, ended: &[Ended], subject: &Subject) -> Verdict {
 }
 
 fn refused(context: &Context, refused: &Refused, subject: &Subject, began: Instant) -> Verdict {
-    let text = words::refused(refused, subject, began.elapsed(), Mode::Stop);
+    let text = refusal::text(refused, subject, began.elapsed(), Mode::Stop);
     give_up(context, refused, Mode::Stop, &text)
 }
 
