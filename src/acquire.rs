@@ -389,7 +389,7 @@ impl Seeker<'_, '_> {
     fn tell_pressed(&mut self, kill: bool, holder: &Holder) {
         if !kill {
             self.asked.push(former(holder));
-            let kill_after = self.rules.kill_after(budget(holder));
+            let kill_after = self.rules.kill_after(holder.stop_budget());
             return (self.progress)(Progress::Asked { holder, kill_after });
         }
         if let Some(asked) = self
@@ -661,7 +661,7 @@ fn seen(look: &Look, mode: Mode) -> Seen {
 pub fn standing(who: &Sighting, mode: Mode) -> Standing {
     let proven = |holder: &Holder, ending| Standing::Proven {
         who: Who(holder.pid().get(), holder.start_time()),
-        budget: budget(holder),
+        budget: holder.stop_budget(),
         bar: bar(holder, mode),
         ending,
     };
@@ -674,25 +674,15 @@ pub fn standing(who: &Sighting, mode: Mode) -> Standing {
     }
 }
 
-fn budget(holder: &Holder) -> Option<Limit> {
-    holder.record().and_then(|record| record.stop_timeout)
-}
-
 fn bar(holder: &Holder, mode: Mode) -> Option<Bar> {
-    if mode == Mode::Plain {
-        return None;
+    let pid = holder.pid();
+    match mode {
+        Mode::Plain => None,
+        Mode::Replace if pid == Pid::INIT => Some(Bar::Init),
+        _ if process::ancestors().contains(&pid) => Some(Bar::Ancestor),
+        Mode::Wait => None,
+        Mode::Replace | Mode::Stop => (!holder.may_be_signalled()).then_some(Bar::NotPermitted),
     }
-    if process::ancestors().contains(&holder.pid()) {
-        return Some(if holder.pid() == Pid::INIT && mode == Mode::Replace {
-            Bar::Init
-        } else {
-            Bar::Ancestor
-        });
-    }
-    if mode == Mode::Replace && holder.pid() == Pid::INIT {
-        return Some(Bar::Init);
-    }
-    (mode != Mode::Wait && !holder.may_be_signalled()).then_some(Bar::NotPermitted)
 }
 
 /// What became of a signal to a holder.

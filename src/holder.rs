@@ -12,7 +12,7 @@
 //! Device numbers printed in `/proc` differ from `stat`'s on btrfs and others, and are only ever
 //! compared with each other.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -30,6 +30,7 @@ use crate::process::{self, Pid, Pinned, Stat};
 use crate::process_table;
 use crate::record::{Contents, Record};
 use crate::signal::Signal;
+use crate::time::Limit;
 use crate::{Error, Result, roots};
 
 /// A process proven to have the lock, and pinned.
@@ -136,6 +137,12 @@ impl Holder {
         self.start_time
     }
 
+    /// How long its payload gets at an ordered stop, if it recorded that.
+    #[must_use]
+    pub fn stop_budget(&self) -> Option<Limit> {
+        self.record()?.stop_timeout
+    }
+
     /// What it wrote of itself, if it wrote more than a pid.
     #[must_use]
     pub fn record(&self) -> Option<&Record> {
@@ -220,7 +227,7 @@ impl Holder {
     pub fn is_dying(&self) -> bool {
         self.pinned.exited()
             || process::has_pending_kill(self.pid())
-            || Stat::of(self.pid()).is_some_and(|stat| is_on_its_way_out(&stat))
+            || Stat::of(self.pid()).is_some_and(|stat| stat.is_leaving())
     }
 
     /// Whether it certainly holds no more: it has ended, or its descriptors can be read and none has
@@ -236,7 +243,7 @@ impl Holder {
     /// The proof, made again from the start.
     #[must_use]
     pub fn still_holds(&self) -> bool {
-        let same = || Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
+        let same = || Stat::of_same(self.pid(), self.start_time).is_some();
         let holds = || match &self.way {
             Way::Descriptor(taking) => {
                 descriptor_with_lock(self.pid(), self.file, *taking) == Descriptors::Locked
@@ -573,8 +580,7 @@ pub(crate) fn named_taker(
         return None;
     }
     let pinned = Pinned::open(taker).ok()??;
-    let same = Stat::of(taker).is_some_and(|stat| stat.start_time == record.start_time);
-    same.then(|| Holder {
+    Stat::of_same(taker, record.start_time).map(|_| Holder {
         pinned,
         start_time: record.start_time,
         file,
@@ -589,22 +595,8 @@ pub(crate) fn named_taker(
 /// it held, or is about to.
 #[must_use]
 pub fn lives(record: &Record) -> bool {
-    let same = |stat: &Stat| stat.start_time == record.start_time;
-    Stat::of(record.pid)
-        .filter(same)
-        .is_some_and(|stat| !stat.is_dead() && !is_on_its_way_out(&stat))
-}
-
-/// Whether all of its threads are exiting: the first one may end long before the others.
-pub(crate) fn is_on_its_way_out(stat: &Stat) -> bool {
-    let thread = |name: &OsStr| Stat::of(Pid::new(name.to_str()?.parse().ok()?)?);
-    let goes_on = |name: &OsStr| thread(name).is_some_and(|thread| !thread.is_exiting());
-    stat.is_exiting()
-        && !std::fs::read_dir(format!("/proc/{}/task", stat.pid))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|task| goes_on(&task.file_name()))
+    Stat::of_same(record.pid, record.start_time)
+        .is_some_and(|stat| !stat.is_dead() && !stat.is_leaving())
 }
 
 /// The descriptor through which this process itself has the lock on the file at this path: a script

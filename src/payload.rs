@@ -438,12 +438,11 @@ impl Payload {
             .collect()
     }
 
-    /// Signals each of these, pinned and looked at again, one by one; how many there were.
-    pub fn signal_each(&self, processes: &[Stat], signal: Signal) -> usize {
-        processes
-            .iter()
-            .filter(|stat| signal_one(stat, signal))
-            .count()
+    /// Signals each of these that is still there, pinned and looked at again, one by one.
+    pub fn signal_each(&self, processes: &[Stat], signal: Signal) {
+        for stat in processes {
+            signal_one(stat, signal);
+        }
     }
 
     /// Whether any of it lives, where we have living children at all.
@@ -454,12 +453,13 @@ impl Payload {
     }
 }
 
-fn signal_one(stat: &Stat, signal: Signal) -> bool {
-    let Ok(Some(pinned)) = Pinned::open_shown(stat.pid) else {
-        return false;
-    };
-    let same = matches!(stat.again(), Ok(Some(_)));
-    same && send(&pinned, signal).is_ok()
+fn signal_one(stat: &Stat, signal: Signal) {
+    if let Ok(Some(pinned)) = Pinned::open_shown(stat.pid)
+        && let Ok(Some(_)) = stat.again()
+    {
+        // It may be gone, or not be ours to signal.
+        let _ = send(&pinned, signal);
+    }
 }
 
 /// Signals a process through its pidfd. Where a filter of system calls knows no such thing, a child of

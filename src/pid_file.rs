@@ -153,16 +153,27 @@ impl fmt::Display for HolderInfo {
 
 impl HolderInfo {
     fn of(who: &Sighting, path: &Path) -> Self {
-        let (argv, proven) = match who {
-            Sighting::Proven(holder) | Sighting::Ending(holder) => (holder.command(), true),
-            Sighting::Starting(locker) | Sighting::Foreign(locker) => (locker.argv.clone(), false),
-            Sighting::Invisible(_) => (Vec::new(), false),
+        let argv = match who {
+            Sighting::Proven(holder) | Sighting::Ending(holder) => {
+                return Self::of_holder(holder, path);
+            }
+            Sighting::Starting(locker) | Sighting::Foreign(locker) => locker.argv.clone(),
+            Sighting::Invisible(_) => Vec::new(),
         };
-        let pid = who.pid().map(crate::process::Pid::get);
         Self {
-            pid,
+            pid: who.pid().map(crate::process::Pid::get),
             argv,
-            proven,
+            proven: false,
+            role: Role::Holder,
+            path: path.to_path_buf(),
+        }
+    }
+
+    fn of_holder(holder: &Holder, path: &Path) -> Self {
+        Self {
+            pid: Some(holder.pid().get()),
+            argv: holder.command(),
+            proven: true,
             role: Role::Holder,
             path: path.to_path_buf(),
         }
@@ -315,17 +326,14 @@ impl PidFile {
 }
 
 fn translate(progress: &acquire::Progress<'_>, path: &Path) -> Progress {
-    let info = |holder: &Holder| HolderInfo {
-        pid: Some(holder.pid().get()),
-        argv: holder.command(),
-        proven: true,
-        role: Role::Holder,
-        path: path.to_path_buf(),
-    };
     match progress {
         acquire::Progress::Waiting { who, .. } => Progress::Waiting(HolderInfo::of(who, path)),
-        acquire::Progress::Asked { holder, .. } => Progress::Asked(info(holder)),
-        acquire::Progress::Killed { holder } => Progress::Killed(info(holder)),
+        acquire::Progress::Asked { holder, .. } => {
+            Progress::Asked(HolderInfo::of_holder(holder, path))
+        }
+        acquire::Progress::Killed { holder } => {
+            Progress::Killed(HolderInfo::of_holder(holder, path))
+        }
         acquire::Progress::Ending { survivors } => Progress::Ending(survivors.len()),
     }
 }

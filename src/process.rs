@@ -211,6 +211,12 @@ impl Stat {
         Self::look(pid).ok().flatten()
     }
 
+    /// The same, if this number still is that of the process which started then.
+    #[must_use]
+    pub fn of_same(pid: Pid, start_time: u64) -> Option<Self> {
+        Self::of(pid).filter(|stat| stat.start_time == start_time)
+    }
+
     /// Reads the line of one process; `None` where there is none, or not for us to read.
     ///
     /// # Errors
@@ -289,10 +295,23 @@ impl Stat {
         self.state == b'X' || self.state == b'Z' && self.threads <= 1
     }
 
-    /// On its way out: it has lost its memory, and keeps its descriptors for a while.
+    /// This thread is exiting: it has lost its memory, and keeps its descriptors for a while.
     #[must_use]
     pub fn is_exiting(&self) -> bool {
         self.flags & PF_EXITING != 0
+    }
+
+    /// All of its threads are exiting: the first one may end long before the others.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        let thread = |name: &OsStr| Self::of(Pid::new(name.to_str()?.parse().ok()?)?);
+        let goes_on = |name: &OsStr| thread(name).is_some_and(|thread| !thread.is_exiting());
+        self.is_exiting()
+            && !std::fs::read_dir(format!("/proc/{}/task", self.pid))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .any(|task| goes_on(&task.file_name()))
     }
 
     /// In the middle of execve(2): it has new memory, and its environment is not there yet

@@ -231,10 +231,9 @@ impl Stopper<'_, '_> {
             }
             Pressed::Sent => {
                 self.asked = Some(acquire::former(holder));
-                let budget = holder.record().and_then(|record| record.stop_timeout);
                 (self.progress)(Progress::Asked {
                     holder,
-                    kill_after: self.rules.kill_after(budget),
+                    kill_after: self.rules.kill_after(holder.stop_budget()),
                 });
             }
             // Nobody heard anything: who is not asked is not killed later, either.

@@ -121,7 +121,7 @@ impl Survivor {
 
     /// Whether it was sent: it may be gone, or not be ours to signal.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        let same = Stat::of(self.pid()).is_some_and(|stat| stat.start_time == self.start_time);
+        let same = Stat::of_same(self.pid(), self.start_time).is_some();
         self.tie.is_sure() && same && self.pinned.signal(signal).is_ok()
     }
 }

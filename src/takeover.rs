@@ -19,7 +19,7 @@ pub const START_PATIENCE: Duration = Duration::from_secs(15);
 pub const UNRECORDED_BUDGET: Duration = Duration::from_secs(30);
 
 /// What a holder gets beyond its own stop budget.
-const BEYOND_BUDGET: Duration = Duration::from_secs(5);
+pub const BEYOND_BUDGET: Duration = Duration::from_secs(5);
 
 /// What the whole wait has beyond `kill_after`.
 const BEYOND_KILL: Duration = Duration::from_secs(10);

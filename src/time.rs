@@ -45,9 +45,6 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// A hundred years: what is longer was not meant.
-pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
 /// A length of time that may have no end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Limit {

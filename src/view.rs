@@ -81,14 +81,8 @@ impl State {
     }
 }
 
-/// The word for what a look gave, the same in every output: the state's name, or that nobody knows.
-#[must_use]
-pub fn name_of(look: &Result<View>) -> &'static str {
-    match look {
-        Ok(view) => view.state.name(),
-        Err(_) => "unknown",
-    }
-}
+/// What stands for a state's name where a look failed.
+pub const UNKNOWN: &str = "unknown";
 
 /// A look at a pid file.
 #[derive(Debug)]
@@ -228,7 +222,7 @@ fn identify_settled(file: &OpenFile) -> Result<Option<Sighting>> {
 /// a second time, it is named for a lock that somebody else has from it.
 fn is_leaving(pid: Pid, gone: &mut Option<Pid>) -> bool {
     match Stat::of(pid).filter(|stat| !stat.is_dead()) {
-        Some(stat) => holder::is_on_its_way_out(&stat),
+        Some(stat) => stat.is_leaving(),
         None => gone.replace(pid) != Some(pid),
     }
 }
@@ -337,7 +331,7 @@ pub fn payload(holder: &Holder) -> Option<Payload> {
     if !holder::numbers_mean_the_same(record) {
         let is_it = |pid: &Pid| {
             process::innermost_pid(*pid) == Some(payload.pid)
-                && Stat::of(*pid).is_some_and(|stat| stat.start_time == payload.start_time)
+                && Stat::of_same(*pid, payload.start_time).is_some()
         };
         let mut descendants = process::listed_descendants(holder.pid()).into_iter();
         payload.pid = descendants.find(is_it)?;

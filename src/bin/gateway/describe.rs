@@ -53,27 +53,27 @@ fn values(option: &Arg) -> Values {
         return Values::OneOf(choices.iter().map(|v| v.get_name().to_owned()).collect());
     }
     match (option.get_value_hint(), option.get_id().as_str()) {
-        (ValueHint::FilePath | ValueHint::AnyPath, _) => Values::File,
+        (ValueHint::FilePath, _) => Values::File,
         (_, "name") => Values::Name,
         (_, "stop_signal") => Values::Signal,
         _ => Values::Free,
     }
 }
 
-fn commands(interface: &Command) -> impl Iterator<Item = &Command> {
-    interface
-        .get_subcommands()
-        .filter(|c| !c.is_hide_set() && c.get_name() != "help")
+/// The commands that are told of.
+pub fn commands(interface: &Command) -> impl Iterator<Item = &Command> {
+    interface.get_subcommands().filter(|c| !c.is_hide_set())
 }
 
-fn options(command: &Command) -> impl Iterator<Item = &Arg> {
+/// The options that are told of.
+pub fn options(command: &Command) -> impl Iterator<Item = &Arg> {
     command
         .get_arguments()
         .filter(|a| !a.is_hide_set() && !a.is_positional())
 }
 
 /// `-f` and `--pid-file`, as far as the option has them.
-fn spellings(option: &Arg) -> Vec<String> {
+pub fn spellings(option: &Arg) -> Vec<String> {
     let short = option.get_short().map(|s| format!("-{s}"));
     let long = option.get_long().map(|l| format!("--{l}"));
     short.into_iter().chain(long).collect()

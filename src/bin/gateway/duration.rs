@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use gateway_lock::time::{LONGEST, Limit};
+use gateway_lock::time::Limit;
+
+/// A hundred years: what is longer was not meant.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What can be typed, for messages.
 const ALLOWED: &str =

@@ -9,14 +9,11 @@ use gateway_lock::notify::{Notifier, watchdog_interval};
 use gateway_lock::record::Record;
 use gateway_lock::signal::Signal;
 use gateway_lock::supervise::{Ended, Happening};
-use gateway_lock::takeover::Mode;
+use gateway_lock::takeover::{BEYOND_BUDGET, Mode};
 use gateway_lock::time::Limit;
 
 use crate::cli::{Notify, Run};
 use crate::words;
-
-/// What COMMAND's own end may need beyond its budget.
-const BEYOND_BUDGET: Duration = Duration::from_secs(5);
 
 /// The way to it, and what it has been told.
 pub struct ServiceManager {

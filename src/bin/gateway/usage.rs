@@ -8,6 +8,7 @@ use gateway_lock::place::Name;
 use gateway_lock::text::printable;
 
 use crate::cli::Cli;
+use crate::describe;
 use crate::duration;
 use crate::words;
 
@@ -135,10 +136,7 @@ impl<'a> Line<'a> {
     }
 
     fn names(&self) -> impl Iterator<Item = String> {
-        self.interface
-            .get_subcommands()
-            .filter(|command| !command.is_hide_set())
-            .map(|command| command.get_name().to_owned())
+        describe::commands(self.interface).map(|command| command.get_name().to_owned())
     }
 
     fn commands(&self) -> String {
@@ -290,10 +288,7 @@ impl<'a> Line<'a> {
     fn options(&self) -> impl Iterator<Item = &Arg> {
         let name = self.used.and_then(|at| self.ours[at].to_str());
         let command = name.and_then(|name| self.interface.find_subcommand(name));
-        command
-            .unwrap_or(self.interface)
-            .get_arguments()
-            .filter(|option| !option.is_positional() && !option.is_hide_set())
+        describe::options(command.unwrap_or(self.interface))
     }
 
     /// The first word that is neither an option nor the value of one.
@@ -332,10 +327,9 @@ fn argument(error: &clap::Error) -> Option<&str> {
 }
 
 fn is_spelling(option: &Arg, word: &OsStr) -> bool {
-    let word = word.to_str().unwrap_or_default();
-    let short = option.get_short().map(|short| format!("-{short}"));
-    let long = option.get_long().map(|long| format!("--{long}"));
-    short.as_deref() == Some(word) || long.as_deref() == Some(word)
+    describe::spellings(option)
+        .iter()
+        .any(|known| OsStr::new(known) == word)
 }
 
 /// The one that is meant, where it is a slip or two away.

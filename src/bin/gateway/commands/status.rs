@@ -2,6 +2,7 @@
 
 use gateway_lock::Error;
 use gateway_lock::holder::Holder;
+use gateway_lock::process::Pid;
 use gateway_lock::record::{End, Manager, Payload, Record};
 use gateway_lock::signal::Signal;
 use gateway_lock::survivors::{self, Survivor};
@@ -18,11 +19,11 @@ use crate::words::{self, Subject};
 pub fn status(context: &Context, show: &Show) -> Verdict {
     let subject = match context.subject() {
         Ok(subject) => subject,
-        Err(error) => return cannot_tell(context, show, None, error),
+        Err(error) => return cannot_tell(context, show, None, &error),
     };
     let view = match view::look(&subject.path) {
         Ok(view) => view,
-        Err(error) => return cannot_tell(context, show, Some(&subject), error),
+        Err(error) => return cannot_tell(context, show, Some(&subject), &error),
     };
     let left = left_by(&view);
     let answer = if show.json {
@@ -57,10 +58,15 @@ fn code(state: &State) -> u8 {
 }
 
 /// Why is told on stderr; without a subject not even the pid file's path is known.
-fn cannot_tell(context: &Context, show: &Show, subject: Option<&Subject>, error: Error) -> Verdict {
+fn cannot_tell(
+    context: &Context,
+    show: &Show,
+    subject: Option<&Subject>,
+    error: &Error,
+) -> Verdict {
     context.voice.fault(&error.to_string());
+    let state = view::UNKNOWN;
     let path = subject.map(|subject| subject.path.as_path());
-    let state = view::name_of(&Err(error));
     let answer = if show.json {
         line(&StatusJson {
             format: 1,
@@ -135,10 +141,8 @@ pub fn object(view: &View) -> StatusJson {
         State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
             Some(of_holder(holder))
         }
-        State::Starting(locker) | State::Foreign(locker) => {
-            Some(of_pid(locker.pid.get(), &locker.argv))
-        }
-        State::Invisible(Some(pid)) => Some(of_pid(pid.get(), &[])),
+        State::Starting(locker) | State::Foreign(locker) => Some(of_pid(locker.pid, &locker.argv)),
+        State::Invisible(Some(pid)) => Some(of_pid(*pid, &[])),
         State::Invisible(None) | State::Free | State::Crashed => None,
     };
     let idle = matches!(view.state, State::Free | State::Crashed);
@@ -167,7 +171,7 @@ fn of_last(record: &Record) -> LastJson {
 
 fn of_holder(holder: &Holder) -> HolderJson {
     let record = holder.record();
-    let mut json = of_pid(holder.pid().get(), &holder.command());
+    let mut json = of_pid(holder.pid(), &holder.command());
     json.start_time = Some(holder.start_time());
     if let Some(record) = record {
         json.uptime_s = Some(record.since.age().as_secs_f64());
@@ -186,13 +190,13 @@ fn of_holder(holder: &Holder) -> HolderJson {
     json
 }
 
-fn of_pid(pid: i32, argv: &[std::ffi::OsString]) -> HolderJson {
+fn of_pid(pid: Pid, argv: &[std::ffi::OsString]) -> HolderJson {
     HolderJson {
-        pid,
+        pid: pid.get(),
         start_time: None,
         uptime_s: None,
         argv: argv.iter().cloned().map(Text).collect(),
-        uid: gateway_lock::process::Pid::new(pid.into()).and_then(gateway_lock::process::uid),
+        uid: gateway_lock::process::uid(pid),
         unit: None,
         manager: None,
         payload: None,
