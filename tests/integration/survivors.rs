@@ -369,7 +369,17 @@ fn a_survivor_of_an_earlier_boot_is_nobody() {
 
 /// A chain of processes, each of which starts the next one in a session of its own and ends. It is
 /// no race that a reader of /proc cannot win: each link lives for a few hundredths of a second.
-const CHAIN: &str = "#!/bin/sh\nsleep 0.03\n[ -e \"$SCENE/stop-chain\" ] || setsid \"$0\" &\n";
+const CHAIN: &str = "#!/bin/sh\necho >>\"$SCENE/links\"\nsleep 0.03\n[ -e \"$SCENE/stop-chain\" ] || setsid \"$0\" &\n";
+
+/// Waits until a link that its maker did not wait for has come.
+#[track_caller]
+fn wait_for_links(scene: &Scene) {
+    let count = || std::fs::read(scene.path("links")).map_or(0, |links| links.len());
+    let before = count();
+    wait_until("the chain goes on by itself", SOON, || {
+        count() >= before + 3
+    });
+}
 
 #[test]
 fn a_chain_of_short_lived_descendants_is_ended_with_the_payload() {
@@ -378,7 +388,7 @@ fn a_chain_of_short_lived_descendants_is_ended_with_the_payload() {
     let script = "\"$SCENE/chain\"\nexec sleep infinity\n";
     for _ in 0..3 {
         let mut holder = scene.hold_with(&["--stop-timeout", "2s"], Payload::Script(script));
-        std::thread::sleep(Duration::from_millis(50));
+        wait_for_links(&scene);
         holder.signal(Signal::TERM);
         assert_eq!(holder.end(), End::of(Signal::TERM));
         assert_eq!(scene.members(), [0; 0]);
@@ -394,7 +404,7 @@ fn a_chain_of_short_lived_descendants_is_ended_after_a_crash() {
     let payload = scene.payload(Payload::Script(script));
     let mut holder = scene.wait_for_payload(scene.start(["run", "--", &payload]));
     for _ in 0..10 {
-        std::thread::sleep(Duration::from_millis(50));
+        wait_for_links(&scene);
         holder.crash();
         holder = scene.wait_for_payload(scene.start(["run", "--", &payload]));
         scene.assert_never_two_payloads();

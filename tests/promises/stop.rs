@@ -21,23 +21,6 @@ fn a_foreign_locker_is_named_and_not_stopped() {
     assert!(locker.0.is_running());
 }
 
-/// benoitc/gunicorn#1014: not permitted was taken for not running.
-#[test]
-fn another_users_holder_is_not_waited_for() {
-    must_be_root();
-    let scene = Scene::for_everybody();
-    let mut holder = scene.hold();
-    // Readable, so that only the signal is forbidden.
-    crate::harness::set_mode(&scene.pid_file(), 0o644);
-    let before = scene.footprint();
-    let command = scene.gateway(["stop"]);
-    let output = scene.finish_command(as_nobody(&scene, &command));
-    output.assert_code(82).assert_one_line();
-    assert!(output.took < Duration::from_secs(5), "{output:?}");
-    assert!(holder.is_running());
-    assert_eq!(scene.footprint(), before);
-}
-
 #[test]
 fn root_stops_another_users_holder() {
     must_be_root();
