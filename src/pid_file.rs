@@ -14,13 +14,14 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use crate::acquire::{self, Outcome, Refused};
 use crate::claim::{Claim, Description, Finding};
 use crate::holder::{Holder, Sighting};
+use crate::place::absolute;
 use crate::record::{End, Reason};
 use crate::survivors::Survivor;
 use crate::takeover::{Mode, Rules};
 use crate::text::printable;
 use crate::time::Limit;
 use crate::wait::{Interrupt, Uninterrupted};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// A pid file at a path. It need not exist: taking the lock makes it, and its directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -302,10 +303,7 @@ impl PidFile {
         interrupt: &mut dyn Interrupt,
         step: &mut dyn FnMut(Progress),
     ) -> Result<Wait> {
-        let path = std::path::absolute(&self.path).map_err(|error| {
-            let shown = crate::text::printable(self.path.as_os_str());
-            Error::new(ErrorKind::PidFile, format!("cannot make {shown} absolute")).because(error)
-        })?;
+        let path = absolute(&self.path)?;
         let mut told = |progress: acquire::Progress<'_>| step(translate(&progress, &path));
         let description = Description::of_this_process()?;
         Ok(

@@ -160,7 +160,8 @@ fn is_one_path(one: &Path, other: &Path) -> bool {
     one == other || same && directory(one).is_some() && directory(one) == directory(other)
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+/// The absolute path of a pid file, whose parts need not exist.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     if path.as_os_str().is_empty() {
         return Err(
             Error::new(ErrorKind::PidFile, "the pid file's path is empty")
@@ -181,7 +182,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         )));
     }
     std::path::absolute(path).map_err(|error| {
-        let shown = crate::text::printable(path.as_os_str());
+        let shown = printable(path.as_os_str());
         Error::new(ErrorKind::PidFile, format!("cannot make {shown} absolute")).because(error)
     })
 }

@@ -256,8 +256,10 @@ fn cause(error: &Error) -> String {
     }
 }
 
-/// `pid 77 (worker, state D)`
 fn member(stat: &Stat) -> String {
-    let name = words::command(std::slice::from_ref(&stat.name));
-    format!("pid {} ({name}, state {})", stat.pid, stat.state as char)
+    words::in_state(
+        stat.pid,
+        std::slice::from_ref(&stat.name),
+        stat.state.into(),
+    )
 }

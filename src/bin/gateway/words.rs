@@ -18,6 +18,9 @@ pub use gateway_lock::text::{command_line, quoted};
 use gateway_lock::time::Timestamp;
 use gateway_lock::user::user_name;
 
+/// Who has a lock that nobody here can be seen to have.
+pub const UNSEEN: &str = "a process that cannot be seen from here (another container or pid namespace, or another user's)";
+
 /// A command line is shown no longer than this.
 const LONGEST_COMMAND: usize = 72;
 
@@ -199,11 +202,15 @@ pub fn sighting(who: &Sighting) -> String {
     match who {
         Sighting::Proven(known) => holder(known),
         Sighting::Ending(known) => format!("{}, which is about to let go", holder(known)),
-        Sighting::Starting(known) | Sighting::Foreign(known) if known.shared => format!("{}, which has a shared lock on it", locker(known)),
-        Sighting::Starting(known) => format!("{}, which has not written its record yet", locker(known)),
+        Sighting::Starting(known) | Sighting::Foreign(known) if known.shared => {
+            format!("{}, which has a shared lock on it", locker(known))
+        }
+        Sighting::Starting(known) => {
+            format!("{}, which has not written its record yet", locker(known))
+        }
         Sighting::Foreign(known) => format!("{}, which the pid file does not name", locker(known)),
         Sighting::Invisible(Some(pid)) => format!("pid {pid}, which this user may not look at"),
-        Sighting::Invisible(None) => "a process that cannot be seen from here (another container or pid namespace, or another user's)".to_owned(),
+        Sighting::Invisible(None) => UNSEEN.to_owned(),
     }
 }
 
@@ -261,12 +268,12 @@ pub fn will_stop(mode: Mode) -> &'static str {
 
 /// `pid 77 (worker, state D)`
 pub fn survivor(survivor: &Survivor) -> String {
-    format!(
-        "pid {} ({}, state {})",
-        survivor.pid(),
-        command(&survivor.command()),
-        survivor.state()
-    )
+    in_state(survivor.pid(), &survivor.command(), survivor.state())
+}
+
+/// `pid 77 (worker, state D)`
+pub fn in_state(pid: Pid, argv: &[impl AsRef<OsStr>], state: char) -> String {
+    format!("pid {pid} ({}, state {state})", command(argv))
 }
 
 /// Who asked for the end.

@@ -263,7 +263,8 @@ fn text(view: &View, left: &[Survivor], subject: &Subject) -> String {
             file(&path)
         ),
         State::Invisible(None) => format!(
-            "invisible: the lock is held by a process that cannot be seen from here (another container or pid namespace, or another user's)\n{}",
+            "invisible: the lock is held by {}\n{}",
+            words::UNSEEN,
             file(&path)
         ),
         State::Crashed if left.is_empty() => format!(
