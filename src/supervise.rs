@@ -126,11 +126,22 @@ pub fn supervise(
         }
     };
     let never_started = command.is_some() && payload.is_none();
-    let watch = Watch::new(claim, payload, rules, began);
+    let supervision = Supervision {
+        signals,
+        attendant,
+        course: Course::new(rules, payload.is_some()),
+        claim,
+        payload,
+        began,
+        name: NameWatch::new(began),
+        outcome: Outcome::default(),
+        killed: Vec::new(),
+        over: false,
+    };
     Ok(if never_started {
-        watch.stopped_before(signals, attendant)
+        supervision.stopped_before()
     } else {
-        watch.run(signals, attendant)
+        supervision.run()
     })
 }
 
@@ -173,7 +184,10 @@ fn mark_ended(claim: Claim, end: End) {
     }
 }
 
-struct Watch {
+/// The loop of a held lock.
+struct Supervision<'a> {
+    signals: &'a mut Signals,
+    attendant: &'a mut dyn Attendant,
     claim: Claim,
     payload: Option<Payload>,
     course: Course,
@@ -255,35 +269,22 @@ impl NameWatch {
     }
 }
 
-impl Watch {
-    fn new(claim: Claim, payload: Option<Payload>, rules: &Rules, began: Instant) -> Self {
-        Self {
-            course: Course::new(rules, payload.is_some()),
-            claim,
-            payload,
-            began,
-            name: NameWatch::new(began),
-            outcome: Outcome::default(),
-            killed: Vec::new(),
-            over: false,
-        }
-    }
-
-    fn run(mut self, signals: &mut Signals, attendant: &mut dyn Attendant) -> Ended {
-        attendant.tell(Happening::Running(self.claim.record()));
+impl Supervision<'_> {
+    fn run(mut self) -> Ended {
+        self.attendant.tell(Happening::Running(self.claim.record()));
         loop {
-            self.turn(signals, attendant);
+            self.turn();
             if self.over {
                 return self.finish();
             }
-            self.doze(signals, attendant);
+            self.doze();
         }
     }
 
     /// A stop that was recorded before the fork: nothing was started.
-    fn stopped_before(mut self, signals: &mut Signals, attendant: &mut dyn Attendant) -> Ended {
-        if let Some(arrival) = signals.take_stop() {
-            self.note_stop(arrival, attendant);
+    fn stopped_before(mut self) -> Ended {
+        if let Some(arrival) = self.signals.take_stop() {
+            self.note_stop(arrival);
         }
         self.finish()
     }
@@ -293,30 +294,30 @@ impl Watch {
     }
 
     /// Everything that may have happened is looked at; then everything that is due is done.
-    fn turn(&mut self, signals: &mut Signals, attendant: &mut dyn Attendant) {
-        let arrivals = signals.take();
+    fn turn(&mut self) {
+        let arrivals = self.signals.take();
         for arrival in arrivals
             .iter()
             .filter(|arrival| !is_for_the_loop(arrival.signal))
         {
-            self.arrived(*arrival, attendant);
+            self.arrived(*arrival);
         }
-        self.reap(attendant);
+        self.reap();
         let rang = arrivals.iter().any(|arrival| arrival.signal == Signal::IO)
             || std::mem::take(&mut self.name.mounts_changed);
-        self.listen(rang, attendant);
+        self.listen(rang);
         let action = self.course.time(self.now());
-        self.act(action, attendant);
-        attendant.turned();
+        self.act(action);
+        self.attendant.turned();
     }
 
-    fn arrived(&mut self, arrival: Arrival, attendant: &mut dyn Attendant) {
+    fn arrived(&mut self, arrival: Arrival) {
         let source = self.source(arrival.origin);
         let stops = self.course.stops(arrival.signal) && !self.course.is_ending();
         let action = self.course.signal(self.now(), arrival.signal, source);
-        self.act(action, attendant);
+        self.act(action);
         if stops {
-            self.note_stop(arrival, attendant);
+            self.note_stop(arrival);
         }
     }
 
@@ -330,12 +331,12 @@ impl Watch {
         }
     }
 
-    fn note_stop(&mut self, arrival: Arrival, attendant: &mut dyn Attendant) {
+    fn note_stop(&mut self, arrival: Arrival) {
         let outcome = &mut self.outcome;
         outcome.by = asker(arrival.origin);
         outcome.replaced = outcome.by.as_ref().is_some_and(is_replacer);
         outcome.cause.get_or_insert(Cause::Stopped(arrival.signal));
-        attendant.tell(Happening::Stopping {
+        self.attendant.tell(Happening::Stopping {
             signal: arrival.signal,
             by: outcome.by.as_ref(),
             replaced: outcome.replaced,
@@ -343,7 +344,7 @@ impl Watch {
         });
     }
 
-    fn act(&mut self, action: Action, attendant: &mut dyn Attendant) {
+    fn act(&mut self, action: Action) {
         self.over |= action == Action::Finish;
         let Some(payload) = &self.payload else {
             return;
@@ -364,7 +365,7 @@ impl Watch {
                 self.outcome.left = self.outcome.left.max(left.len());
                 payload.signal_each(&left, Signal::TERM);
                 payload.signal_each(&left, Signal::CONT);
-                attendant.tell(Happening::Left {
+                self.attendant.tell(Happening::Left {
                     left: &left,
                     within,
                 });
@@ -374,7 +375,7 @@ impl Watch {
                 payload.signal_each(&left, Signal::KILL);
                 let pids: Vec<Pid> = left.iter().map(|stat| stat.pid).collect();
                 if !left.is_empty() && pids != self.killed {
-                    attendant.tell(Happening::Killing { left: &left, why });
+                    self.attendant.tell(Happening::Killing { left: &left, why });
                     self.killed = pids;
                 }
             }
@@ -382,7 +383,7 @@ impl Watch {
     }
 
     /// Collects every child that has ended: the first process, and orphans that came to us.
-    fn reap(&mut self, attendant: &mut dyn Attendant) {
+    fn reap(&mut self) {
         let Some(first) = self.payload.as_ref().map(Payload::pid) else {
             return;
         };
@@ -405,22 +406,22 @@ impl Watch {
         }
         let left = !nobody && self.payload.as_ref().is_some_and(Payload::has_members);
         let action = self.course.first_gone(self.now(), left);
-        self.act(action, attendant);
+        self.act(action);
     }
 
-    fn listen(&mut self, rang: bool, attendant: &mut dyn Attendant) {
+    fn listen(&mut self, rang: bool) {
         if self.name.is_to_be_hung() {
             self.name.hang_bell(self.claim.path());
-            self.look(attendant);
+            self.look();
             crate::sys::trim_heap();
         }
         if self.name.calls(rang) {
-            self.look(attendant);
+            self.look();
         }
     }
 
     /// Looks at the name, and says so if something was found.
-    fn look(&mut self, attendant: &mut dyn Attendant) {
+    fn look(&mut self) {
         self.name.look_at = None;
         let finding = match self.claim.check() {
             Ok(finding) => finding,
@@ -447,19 +448,19 @@ impl Watch {
                     return;
                 }
             }
-            Finding::Lost(theirs) => self.lost(theirs.clone(), attendant),
+            Finding::Lost(theirs) => self.lost(theirs.clone()),
         }
-        attendant.tell(Happening::Name(&finding));
+        self.attendant.tell(Happening::Name(&finding));
     }
 
-    fn lost(&mut self, theirs: Box<Record>, attendant: &mut dyn Attendant) {
+    fn lost(&mut self, theirs: Box<Record>) {
         self.outcome.cause.get_or_insert(Cause::Lost(theirs));
         let action = self.course.lost(self.now());
-        self.act(action, attendant);
+        self.act(action);
         self.name.close();
     }
 
-    fn doze(&mut self, signals: &Signals, attendant: &dyn Attendant) {
+    fn doze(&mut self) {
         let course = self.course.due().map(|due| due.saturating_sub(self.now()));
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         let limit = self
@@ -468,13 +469,13 @@ impl Watch {
             .map(until)
             .into_iter()
             .chain(course)
-            .chain(attendant.longest_sleep())
+            .chain(self.attendant.longest_sleep())
             .min();
         let mounts = self.name.bell.as_ref().and_then(Bell::mounts);
         // The mounts come first: see below.
         let watched = mounts.map(Watched::Changed).into_iter();
-        let watched = watched.chain(signals.descriptor().map(Watched::Readable));
-        let ready = wait::ready(watched, limit, signals.lets_in());
+        let watched = watched.chain(self.signals.descriptor().map(Watched::Readable));
+        let ready = wait::ready(watched, limit, self.signals.lets_in());
         // The kernel tells of a change once: whoever asks again hears nothing.
         self.name.mounts_changed = mounts.is_some() && ready[0];
     }
