@@ -17,7 +17,7 @@ use crate::file_id::{Features, FileId};
 use crate::kernel_locks::{Flock, exclusive_flock, fdinfo_has_lease, has_shared_flock};
 use crate::mounts::{MountId, Mounts};
 use crate::process::{Pid, Stat};
-use crate::procfs::{read_bounded, unless_absent};
+use crate::procfs::{is_shortage, read_bounded, unless_absent};
 use crate::record::{self, Contents};
 use crate::unusable::may_be_pid_file;
 
@@ -179,7 +179,11 @@ fn locked_file(pid: Pid, fd: &OsStr) -> io::Result<Option<LockedFile>> {
     if !own || fdinfo_has_lease(&fdinfo) {
         return Ok(None);
     }
-    let features = Features::at(&through)?;
+    let features = match Features::at(&through) {
+        // Its file system has broken down.
+        Err(error) if !is_shortage(&error) => return Ok(None),
+        known => known?,
+    };
     Ok(
         may_be_pid_file(features.mode, features.size).then(|| LockedFile {
             pid,

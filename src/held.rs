@@ -12,7 +12,7 @@ use crate::kernel_locks::{parse_locks, table_of_locks};
 use crate::mounts::Mounts;
 use crate::process::Pid;
 use crate::process_table;
-use crate::procfs::unless_absent;
+use crate::procfs::{is_shortage, unless_absent};
 use crate::record::{Contents, Record};
 use crate::roots::{has_our_root, seen_by, sees_our_directory};
 use crate::{Error, Result};
@@ -35,11 +35,15 @@ impl Held {
     }
 }
 
-/// The files of one process that are worth it, opened and read.
+/// The files of one process that are worth it, opened and read. One that cannot be read says nothing:
+/// anybody may lock one, and must not keep others from starting by that.
 fn files_held_by(pid: Pid, worth: impl Fn(&LockedFile) -> bool) -> io::Result<Vec<Held>> {
     let mut held = Vec::new();
     for file in locked_files(pid)?.into_iter().filter(|file| worth(file)) {
-        let contents = unless_absent(file.read())?;
+        let contents = match unless_absent(file.read()) {
+            Err(error) if !is_shortage(&error) => Some(Contents::Empty),
+            looked => looked?,
+        };
         held.extend(contents.map(|contents| Held { file, contents }));
     }
     Ok(held)

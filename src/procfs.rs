@@ -86,6 +86,15 @@ pub(crate) fn unless_absent<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// We are short of something at the moment: that says nothing of what was looked at. What else a file
+/// gives for an error is its own affair: a bad sector, one of sysfs that has no value now.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| shortages.contains(&errno))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
