@@ -4,13 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::unusable::{SYSTEM_PLACE, explain};
 use crate::{Error, Result};
 
-/// Makes the missing directories: open to all below `/var/lib/gateway`, private elsewhere.
+/// Makes the missing directories: open to all below `/var/lib/gateway`, private elsewhere, and each of
+/// whoever owns the one above it.
 ///
 /// # Errors
 /// One cannot be made, or something else stands there.
@@ -21,16 +22,28 @@ pub(crate) fn create_directories(path: &Path) -> Result<()> {
     else {
         return Ok(());
     };
-    let mode = mode_below(directory);
-    let mut missing: Vec<&Path> = directory
+    let missing: Vec<&Path> = directory
         .ancestors()
         .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
         .collect();
-    while let Some(next) = missing.pop() {
-        match make(CWD, next, mode) {
-            Err(Errno::EXIST) if next.exists() => {}
-            made => made.map_err(|errno| unusable(next, errno))?,
-        }
+    let Some(first) = missing.last() else {
+        return Ok(());
+    };
+    let above = first
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(above, flags, Mode::empty());
+    let mut at = opened.map_err(|errno| unusable(above, errno))?;
+    for next in missing.iter().rev() {
+        // From one to the next: who may rename what is above it leads us nowhere else by that.
+        let name = next
+            .components()
+            .next_back()
+            .map_or(*next, |name| Path::new(name.as_os_str()));
+        at = enter_or_make(at.as_fd(), name, mode_below(directory))
+            .map_err(|errno| unusable(next, errno))?;
     }
     Ok(())
 }
@@ -44,23 +57,40 @@ fn mode_below(directory: &Path) -> Mode {
 }
 
 /// Makes a directory with this mode, whatever the umask: one of the system that others cannot pass would
-/// hide what is in it.
+/// hide what is in it. What root makes in somebody's directory is theirs: a service's user could not use
+/// root's, nor anything else of theirs that is to lie beside it.
 ///
-/// The mode is set on what was made, not on what is at the path then: whoever may rename in there could
-/// put a link to anybody's file in its place.
-fn make(at: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<(), Errno> {
+/// Mode and owner are set on what was made, not on what is at the path then: whoever may rename in there
+/// could put a link to anybody's file in its place, or a directory of root's that is full.
+fn make(at: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<OwnedFd, Errno> {
     rustix::fs::mkdirat(at, name, mode)?;
     // O_PATH, because a umask may have taken the right to read, too; fchmod(2) refuses such a
     // descriptor, and its link leads to nothing else (proc_pid_fd(5)).
-    let Ok(made) = enter(at, name) else {
-        return Ok(()); // gone or replaced already: whoever needs it will see
-    };
-    let ours = |stat: &rustix::fs::Stat| stat.st_uid == rustix::process::geteuid().as_raw();
-    let differs = |stat: &rustix::fs::Stat| Mode::from_raw_mode(stat.st_mode) != mode;
-    if rustix::fs::fstat(&made).is_ok_and(|stat| ours(&stat) && differs(&stat)) {
-        let _ = rustix::fs::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), mode);
+    let made = enter(at, name)?;
+    let link = format!("/proc/self/fd/{}", made.as_raw_fd());
+    let us = rustix::process::geteuid();
+    let is_empty = || !std::fs::read_dir(&link).is_ok_and(|mut inside| inside.next().is_some());
+    let stat = rustix::fs::fstat(&made)?;
+    if stat.st_uid == us.as_raw() && is_empty() {
+        if Mode::from_raw_mode(stat.st_mode) != mode {
+            let _ = rustix::fs::chmod(&link, mode);
+        }
+        if us.is_root() {
+            // It stays ours where a server lets root give nothing, or the owner has no number here.
+            let _ = give_to_the_owner_of(at, &made);
+        }
     }
-    Ok(())
+    Ok(made)
+}
+
+fn give_to_the_owner_of(above: BorrowedFd<'_>, made: &OwnedFd) -> Result<(), Errno> {
+    let owner = rustix::fs::fstat(above)?;
+    if owner.st_uid == 0 {
+        return Ok(());
+    }
+    let uid = rustix::fs::Uid::from_raw(owner.st_uid);
+    let gid = rustix::fs::Gid::from_raw(owner.st_gid);
+    rustix::fs::chownat(made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
 }
 
 /// Opens a directory, and no symbolic link to one.
@@ -97,8 +127,8 @@ fn enter_or_make(at: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<OwnedFd,
         other => return other,
     }
     match make(at, name, mode) {
-        Ok(()) | Err(Errno::EXIST) => enter(at, name),
-        Err(errno) => Err(errno),
+        Err(Errno::EXIST) => enter(at, name),
+        made => made,
     }
 }
 

@@ -1,11 +1,13 @@
 //! An ordinary user has all of it; and a payload may become another user.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::{
-    End, NOBODY, Payload, Process, SOON, Scene, Signal, as_nobody, exists, need, set_mode,
-    stat_field, until, wait_until,
+    End, Locker, NOBODY, Payload, Process, SOON, Scene, Signal, as_nobody, exists, injected, need,
+    set_mode, stat_field, until, wait_until,
 };
 
 /// A scene in which nobody may do everything.
@@ -185,4 +187,79 @@ fn the_payload_is_our_child_and_reaped_by_us() {
     });
     holder.signal(Signal::TERM);
     holder.end();
+}
+
+/// Anybody may lock a file that anybody may read: one that can only be opened, and gives an error when
+/// it is read, once stopped every fresh start of the machine.
+#[test]
+fn a_file_that_cannot_be_read_and_somebody_has_locked_stops_nobody() {
+    let unreadable = std::path::Path::new("/sys/class/net/lo/speed");
+    let read = std::fs::read(unreadable).unwrap_err();
+    assert_eq!(read.raw_os_error(), Some(libc::EINVAL));
+    let scene = Scene::new();
+    let _locker = Locker::on(&scene, unreadable);
+    scene.finish(["status"]).assert_code(3);
+    scene.finish(["stop"]).assert_code(0);
+    for options in [&[][..], &["--replace"], &["--wait"]] {
+        let _ = std::fs::remove_file(scene.pid_file());
+        let words = [&["run"], options, &["--", "true"]].concat();
+        scene.finish(words).assert_code(0).assert_silent();
+    }
+}
+
+fn owner_and_mode(path: &Path) -> (u32, u32) {
+    let found = fs::symlink_metadata(path).unwrap();
+    (found.uid(), found.mode() & 0o7777)
+}
+
+/// A folder of somebody's, in which root starts once, by hand.
+fn folder_of_nobodys(scene: &Scene) -> PathBuf {
+    let folder = scene.path("theirs");
+    fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+    folder
+}
+
+#[test]
+fn what_root_makes_in_somebodys_folder_is_theirs() {
+    let scene = for_nobody();
+    let folder = folder_of_nobodys(&scene);
+    let path = folder.join(".local/state/gateway.pid");
+    let mut command = scene.bare(["-f"]);
+    command.arg(&path).args(["run", "--", "true"]);
+    scene.finish_command(command).assert_code(0).assert_silent();
+    for made in [".local", ".local/state"] {
+        assert_eq!(
+            owner_and_mode(&folder.join(made)),
+            (NOBODY, 0o700),
+            "{made}"
+        );
+    }
+    assert_eq!(owner_and_mode(&path).0, NOBODY);
+    let mut command = scene.bare(["-f"]);
+    command.arg(&path).args(["run", "--", "true"]);
+    let theirs = as_nobody(&scene, &command);
+    scene.finish_command(theirs).assert_code(0).assert_silent();
+}
+
+/// Whoever may rename a directory on the way puts a link in its place while root makes the next one.
+#[test]
+fn root_sets_the_mode_of_no_directory_that_it_did_not_make() {
+    let scene = for_nobody();
+    let folder = folder_of_nobodys(&scene);
+    let roots = scene.path("roots/run");
+    fs::create_dir_all(&roots).unwrap();
+    let before = owner_and_mode(&roots);
+    fs::create_dir(folder.join("app")).unwrap();
+    let path = folder.join("app/run/gateway.pid");
+    let mut command = scene.bare(["-f"]);
+    command.arg(&path).args(["run", "--", "true"]);
+    let slow = injected(&scene, "mkdirat:delay_exit=1500000", &command);
+    let mut start = scene.spawn(slow);
+    wait_until("it is made", SOON, || folder.join("app/run").exists());
+    fs::rename(folder.join("app"), folder.join("moved")).unwrap();
+    std::os::unix::fs::symlink(scene.path("roots"), folder.join("app")).unwrap();
+    start.end();
+    assert_eq!(owner_and_mode(&roots), before);
+    assert_eq!(owner_and_mode(&folder.join("moved/run")).1, 0o700);
 }
