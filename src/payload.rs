@@ -311,6 +311,21 @@ pub struct Payload {
     run_id: String,
 }
 
+/// Why there is no payload.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// It never ran.
+    Never(Error),
+    /// It ran, could not be looked at, and was killed at once: what it has started by then may live.
+    Unseen(Error),
+}
+
+impl From<Error> for NotStarted {
+    fn from(error: Error) -> Self {
+        Self::Never(error)
+    }
+}
+
 impl Payload {
     /// Starts the command: with the parent-death signal set, original dispositions and an empty
     /// mask; in our process group if that has a terminal, else in one of its own.
@@ -318,13 +333,14 @@ impl Payload {
     /// `None`: a signal that asks to stop had come before the fork, so nothing was started.
     ///
     /// # Errors
-    /// The command cannot be executed after all, or the system has no room for a process.
+    /// The command cannot be executed after all, or the system has no room for a process, or is short of
+    /// what it takes to look at one.
     pub fn start(
         command: &Command,
         around: Surroundings<'_>,
         signals: &mut Signals,
         terminal: bool,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Option<Self>, NotStarted> {
         let not_ours = earlier_descendants()?;
         // What the payload leaves behind comes to us instead of to init (prctl(2)). A kernel that
         // refuses (a filter of system calls) leaves orphans to init, and they live on.
@@ -347,7 +363,10 @@ impl Payload {
             quiet.is_pending(Signal::INT.number()) || quiet.is_pending(Signal::QUIT.number());
         drop(quiet);
         let pid = Pid::new(child.into()).expect("a child has a pid");
-        let (pinned, start_time) = meet(pid).inspect_err(|_| take_back(pid))?;
+        let (pinned, start_time) = meet(pid).map_err(|error| {
+            take_back(pid);
+            NotStarted::Unseen(error)
+        })?;
         let run_id = around.record.run_id.clone();
         Ok(Some(Self {
             pinned,
@@ -438,11 +457,17 @@ impl Payload {
             .collect()
     }
 
-    /// Signals each of these that is still there, pinned and looked at again, one by one.
-    pub fn signal_each(&self, processes: &[Stat], signal: Signal) {
-        for stat in processes {
-            signal_one(stat, signal);
-        }
+    /// Signals each of these, pinned and looked at again, one by one; tells whom it was sent to. The first
+    /// process is pinned already, and needs nothing that the system may be short of.
+    pub fn signal_each(&self, processes: &[Stat], signal: Signal) -> Vec<Stat> {
+        let reach = |stat: &&Stat| {
+            if stat.pid == self.pid() {
+                send(&self.pinned, signal).is_ok()
+            } else {
+                signal_one(stat, signal)
+            }
+        };
+        processes.iter().filter(reach).cloned().collect()
     }
 
     /// Whether any of it lives, where we have living children at all.
@@ -453,13 +478,13 @@ impl Payload {
     }
 }
 
-fn signal_one(stat: &Stat, signal: Signal) {
-    if let Ok(Some(pinned)) = Pinned::open_shown(stat.pid)
-        && let Ok(Some(_)) = stat.again()
-    {
-        // It may be gone, or not be ours to signal.
-        let _ = send(&pinned, signal);
-    }
+/// Whether it was sent: it may be gone, or not be ours to signal.
+fn signal_one(stat: &Stat, signal: Signal) -> bool {
+    let Ok(Some(pinned)) = Pinned::open_shown(stat.pid) else {
+        return false;
+    };
+    let same = matches!(stat.again(), Ok(Some(_)));
+    same && send(&pinned, signal).is_ok()
 }
 
 /// Signals a process through its pidfd. Where a filter of system calls knows no such thing, a child of

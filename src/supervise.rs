@@ -11,7 +11,7 @@ use rustix::process::{WaitOptions, WaitStatus};
 use crate::bell::Bell;
 use crate::claim::{Claim, Contest, Finding};
 use crate::course::{Action, Course, KeySource, Rules, Why};
-use crate::payload::{Command, Payload, Surroundings};
+use crate::payload::{Command, NotStarted, Payload, Surroundings};
 use crate::process::{self, Pid, Stat};
 use crate::record::{self, Asker, End, Exit, Reason, Record};
 use crate::signal::Signal;
@@ -108,7 +108,8 @@ pub struct Ended {
 /// Without a command the lock is held until somebody asks for the end.
 ///
 /// # Errors
-/// The command cannot be started: nothing is left running. A record that cannot be written is only told
+/// The command cannot be started, and nothing is left running; or it could not be looked at, was killed, and
+/// the record is that of a crash, for what it may have started by then. A record that cannot be written is only told
 /// (`log`), and tried again.
 pub fn supervise(
     mut claim: Claim,
@@ -120,10 +121,12 @@ pub fn supervise(
     let began = Instant::now();
     let payload = match start(&mut claim, command, signals, rules) {
         Ok(payload) => payload,
-        Err(error) => {
+        Err(NotStarted::Never(error)) => {
             mark_ended(claim, End::now(Reason::Exited));
             return Err(error);
         }
+        // Not marked: the next start ends what is left, as after a crash.
+        Err(NotStarted::Unseen(error)) => return Err(error),
     };
     let never_started = command.is_some() && payload.is_none();
     let supervision = Supervision {
@@ -151,7 +154,7 @@ fn start(
     command: Option<&Command>,
     signals: &mut Signals,
     rules: &Rules,
-) -> Result<Option<Payload>> {
+) -> Result<Option<Payload>, NotStarted> {
     let Some(command) = command else {
         return Ok(None);
     };
@@ -371,8 +374,12 @@ impl Supervision<'_> {
                 });
             }
             Action::KillAll(why) => {
-                let left = payload.left().unwrap_or_default();
-                payload.signal_each(&left, Signal::KILL);
+                let left = payload.left().unwrap_or_else(|_| {
+                    // The others are found at the next turn.
+                    payload.signal(Signal::KILL);
+                    Vec::new()
+                });
+                let left = payload.signal_each(&left, Signal::KILL);
                 let pids: Vec<Pid> = left.iter().map(|stat| stat.pid).collect();
                 if !left.is_empty() && pids != self.killed {
                     self.attendant.tell(Happening::Killing { left: &left, why });

@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, set_mode, signal, state,
-    until, variable, wait_until,
+    Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, injected, set_mode,
+    signal, state, until, variable, wait_until,
 };
 use crate::people::record_with;
 
@@ -410,6 +410,45 @@ fn a_chain_of_short_lived_descendants_is_ended_after_a_crash() {
         scene.assert_never_two_payloads();
     }
     std::fs::write(scene.path("stop-chain"), "").unwrap();
+}
+
+/// A system that is short of descriptors lets nobody be pinned: the first process is, since it began.
+#[test]
+fn a_shortage_keeps_no_command_from_being_killed() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Deaf);
+    let words = ["run", "--stop-timeout", "500ms", "--", &payload];
+    let short = "pidfd_open:error=ENFILE:when=2+";
+    let mut strace = scene.spawn(injected(&scene, short, &scene.gateway(words)));
+    scene.wait_for_mark("deaf");
+    let record = scene.wait_for_record("its command", |record| record.has_payload());
+    signal(record.pid(), Signal::TERM);
+    strace.end();
+    let killed = format!("sent SIGKILL to pid {}", record.payload_pid());
+    assert!(strace.stderr().contains(&killed), "{}", strace.stderr());
+    assert_eq!(scene.members(), [0; 0]);
+    assert!(scene.record().is_ended());
+}
+
+/// The same, when the command has just begun: what it has started by then is left to the next start.
+#[test]
+fn a_command_that_cannot_be_looked_at_leaves_a_crash_and_no_end() {
+    let scene = Scene::new();
+    let script = "setsid sleep infinity &\nexec sleep infinity\n";
+    let payload = scene.payload(Payload::Script(script));
+    let command = scene.gateway(["run", "--", &payload]);
+    let short = "pidfd_open:error=ENFILE:delay_enter=1500000";
+    let mut strace = scene.spawn(injected(&scene, short, &command));
+    wait_until("it gives up", SOON, || {
+        strace.stderr().contains("Too many open files")
+    });
+    let output = scene.finish(["run", "--", "true"]);
+    output
+        .assert_code(0)
+        .assert_says("a crashed run left 1 process");
+    // It waits for all that it traces.
+    assert_eq!(strace.end(), End::Code(70));
+    assert_eq!(scene.members(), [0; 0]);
 }
 
 /// Icinga/icinga2#5991: a file that the service's user may write steered root's signals.
