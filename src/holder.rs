@@ -358,7 +358,7 @@ fn prove_named(file: &OpenFile, contents: &Contents) -> Result<Option<Holder>> {
 fn evidence_for_hint(file: &OpenFile) -> Result<Evidence<'_>> {
     Ok(match file.authority()? {
         Authority::OverAll => Evidence::AnyDescriptor,
-        Authority::Over(_) => Evidence::OwnDescriptor,
+        Authority::Over(_) | Authority::OverNobody => Evidence::OwnDescriptor,
     })
 }
 

@@ -37,8 +37,10 @@ pub enum AtPath {
 pub enum Authority {
     /// Anybody's: only we could have written it.
     OverAll,
-    /// Only this user's, who could have written it.
+    /// Only this user's, who alone could have written it.
     Over(u32),
+    /// Nobody's: others than its owner could have written it.
+    OverNobody,
 }
 
 /// The pid file, open for reading and writing, not locked by us.
@@ -283,15 +285,15 @@ impl OpenFile {
         Ok((stat.st_ctime, stat.st_ctime_nsec))
     }
 
-    /// Who could have written it: its owner, and where others may write it, nobody is believed more.
+    /// Whom its contents speak for: its owner; and nobody, where others may write it, too.
     ///
     /// # Errors
     /// `fstat(2)` fails.
     pub fn authority(&self) -> Result<Authority> {
         let stat = self.stat()?;
-        let only_ours =
-            stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0;
-        Ok(if only_ours {
+        Ok(if stat.st_mode & 0o022 != 0 {
+            Authority::OverNobody
+        } else if stat.st_uid == rustix::process::geteuid().as_raw() {
             Authority::OverAll
         } else {
             Authority::Over(stat.st_uid)

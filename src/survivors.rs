@@ -244,8 +244,10 @@ impl<'a> Run<'a> {
         Ok(found)
     }
 
+    /// Of who descends from somebody that certainly belongs to the run. Where the file speaks for nobody,
+    /// that was known without it, and descent is the kernel's word.
     fn tie_of_heir(&self, stat: &Stat) -> Tie {
-        if self.may_end(stat) {
+        if self.authority == Authority::OverNobody || self.may_end(stat) {
             Tie::Marked
         } else {
             Tie::Barred
@@ -330,11 +332,12 @@ impl<'a> Run<'a> {
     }
 
     /// Pids, start times and run ids can be read off any process: they prove nothing about who wrote
-    /// them. A file speaks only for the processes of those who could have written it.
+    /// them. A file speaks only for the processes of who alone could have written it.
     fn may_end(&self, stat: &Stat) -> bool {
         match self.authority {
             Authority::OverAll => true,
             Authority::Over(uid) => process::uid(stat.pid) == Some(uid),
+            Authority::OverNobody => false,
         }
     }
 

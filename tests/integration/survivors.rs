@@ -470,16 +470,19 @@ fn a_forged_record_steers_no_signal_of_roots() {
     let wait = [&["run", "--wait"], &limits[..], &command].concat();
     let replace = [&["run", "--replace"], &limits[..], &kill, &command].concat();
     let stop = [&["stop"], &limits[..], &kill].concat();
-    for words in [wait, replace, stop] {
-        let text = record_with(&file, 4_000_000, &payload);
-        fs::write(&file, text).unwrap();
-        for path in [&folder, &file] {
-            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    for (owner, mode) in [(NOBODY, 0o600), (0, 0o666), (0, 0o620)] {
+        for words in [&wait, &replace, &stop] {
+            let text = record_with(&file, 4_000_000, &payload);
+            fs::write(&file, text).unwrap();
+            for path in [&folder, &file] {
+                std::os::unix::fs::chown(path, Some(owner), Some(NOBODY)).unwrap();
+            }
+            set_mode(&file, mode);
+            let mut command = scene.bare(["-f"]);
+            command.arg(&file).args(words);
+            scene.finish_command(command).assert_code(0);
+            roots.assert_heard_nothing();
         }
-        let mut command = scene.bare(["-f"]);
-        command.arg(&file).args(words);
-        scene.finish_command(command).assert_code(0);
-        roots.assert_heard_nothing();
     }
 }
 
