@@ -42,7 +42,7 @@
 //! bell, holder, seats
 //! descriptors, listing, roots
 //! bystanders, lock, place
-//! directory, marks
+//! directory, marks, program
 //! unusable
 //! kernel_locks, process_table, record, signals
 //! course, mounts, notify, process, takeover, user
@@ -96,6 +96,7 @@ pub mod place;
 pub mod process;
 mod process_table;
 mod procfs;
+pub mod program;
 pub mod record;
 pub mod remote;
 mod roots;

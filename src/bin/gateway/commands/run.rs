@@ -10,7 +10,7 @@ use gateway_lock::Result;
 use gateway_lock::acquire::{self, Acquired, Former, Outcome, Refused};
 use gateway_lock::claim::Description;
 use gateway_lock::course;
-use gateway_lock::payload::Command;
+use gateway_lock::program::Command;
 use gateway_lock::record::{Exit, Record};
 use gateway_lock::signal::Signal;
 use gateway_lock::signals::Signals;
