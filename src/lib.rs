@@ -47,7 +47,7 @@
 //! kernel_locks, process_table, record, signals
 //! course, mounts, notify, process, takeover, user
 //! wait
-//! file_id, procfs, remote, signal, sys, text, time, variables, workers
+//! elf, file_id, procfs, remote, signal, sys, text, time, variables, workers
 //! ```
 //!
 //! A module owns a noun, and names only modules of lines below its own; any may name `error`, which
@@ -80,6 +80,7 @@ pub mod claim;
 pub mod course;
 mod descriptors;
 mod directory;
+mod elf;
 mod error;
 mod file_id;
 mod held;

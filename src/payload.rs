@@ -300,8 +300,9 @@ fn cannot_start(command: &Command, error: io::Error) -> Error {
         Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
             Error::system(format!("cannot start a process for {shown}")).because(error)
         }
-        Some(libc::ENOENT) => not_executable(&shown, error)
-            .advise("its interpreter is missing: look at its first line"),
+        Some(libc::ENOENT) => {
+            not_executable(&shown, error).advise("its interpreter or its loader is missing")
+        }
         _ => not_executable(&shown, error),
     }
 }

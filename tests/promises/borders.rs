@@ -80,6 +80,63 @@ fn a_torn_record_with_another_name_is_taken() {
     }
 }
 
+/// What only the kernel would say after the holder is gone: an interpreter or a loader that is not there
+/// or cannot run, and a program that was cut short by a copy.
+#[test]
+fn what_a_command_needs_to_run_is_looked_at_before_a_holder_is_asked() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    need("mkfifo", "coreutils");
+    let tool = fs::read("/bin/ls").unwrap();
+    let loader = b"/lib64/ld-linux";
+    let at = tool.windows(loader.len()).position(|text| text == loader);
+    let mut of_another_library = tool.clone();
+    of_another_library[at.expect("a loader")..][..6].copy_from_slice(b"/lib99");
+    fs::write(scene.path("bin/damaged"), &tool[..5000]).unwrap();
+    set_mode(&scene.path("bin/damaged"), 0o755);
+    let fifo = scene.command("mkfifo").arg(scene.path("bin/fifo")).status();
+    assert!(fifo.unwrap().success());
+    set_mode(&scene.path("bin/fifo"), 0o755);
+    let chain = |link: u32| scene.path(format!("bin/link-{link}"));
+    for link in 0..7 {
+        let next = chain(link + 1);
+        let line = if link < 6 {
+            format!("#!{}\n", next.display())
+        } else {
+            "#!/bin/sh\n".to_owned()
+        };
+        fs::write(chain(link), line).unwrap();
+        set_mode(&chain(link), 0o755);
+    }
+    let line = |interpreter: &str| format!("#!{interpreter}\n").into_bytes();
+    let named = |name: &str| line(scene.path(name).to_str().unwrap());
+    let program = scene.path("bin/odd");
+    let odd = program.to_str().unwrap();
+    for (bytes, why) in [
+        (of_another_library, "its loader /lib99/ld-linux"),
+        (tool[..5000].to_vec(), "it ends before its last segment"),
+        (line("/nowhere/sh"), "its interpreter /nowhere/sh"),
+        (named("bin"), "it is a directory"),
+        (named("bin/fifo"), "it is a named pipe"),
+        (named("bin/damaged"), "it ends before its last segment"),
+        (named("bin/link-2"), "one interpreter too many"),
+        (line("/etc/passwd"), "its interpreter /etc/passwd"),
+    ] {
+        fs::write(&program, bytes).unwrap();
+        set_mode(&program, 0o755);
+        let output = scene.finish(["run", "--replace", "--", odd]);
+        output.assert_code(126).assert_one_line();
+        output.assert_says(odd).assert_says(why);
+        assert!(holder.is_running(), "{}", holder.stderr());
+    }
+    // As deep as the kernel goes.
+    let deepest = chain(2).to_str().unwrap().to_owned();
+    scene
+        .finish(["run", "--replace", "--", &deepest])
+        .assert_code(0);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+}
+
 /// The holder was ended first, and then it turned out that there was nothing to run.
 #[test]
 fn what_no_kernel_runs_costs_no_holder() {
