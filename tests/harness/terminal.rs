@@ -80,6 +80,21 @@ impl Terminal {
         process
     }
 
+    /// Writes so much to it, and nobody reads, that there is room for no more than this many bytes.
+    pub fn fill_but(&self, room: usize) {
+        let whole = Self::open().write_until_full(usize::MAX);
+        let written = self.write_until_full(whole - room);
+        assert_eq!(written, whole - room, "it has less room than another one");
+    }
+
+    fn write_until_full(&self, most: usize) -> usize {
+        let end = self.far_end();
+        rustix::io::ioctl_fionbio(&end, true).expect("writes that do not wait");
+        (0..most)
+            .take_while(|_| rustix::io::write(&end, b"x").is_ok())
+            .count()
+    }
+
     /// Types a text.
     pub fn type_text(&self, text: &str) {
         let mut left = text.as_bytes();

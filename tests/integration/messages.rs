@@ -7,8 +7,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Locker, MountSpace, Payload, Process, SOON, Scene, Signal, as_nobody, set_mode, until,
-    wait_until,
+    End, Locker, MountSpace, Payload, Process, SOON, Scene, Signal, Terminal, as_nobody, set_mode,
+    until, wait_until,
 };
 
 #[test]
@@ -124,6 +124,27 @@ fn hold_with_a_full_pipe(scene: &Scene) -> (Process, std::io::PipeReader) {
     command.stderr(writer).stdout(Stdio::null());
     let (out, err) = scene.words();
     (Process::start_as_is(command, out, err), reader)
+}
+
+/// A terminal whose emulator reads nothing any more has room for some bytes, and not for a line.
+#[test]
+fn a_terminal_with_too_little_room_does_not_hold_up_a_signal() {
+    for room in [32, 64, 128] {
+        let scene = Scene::new();
+        let _holder = scene.hold();
+        let terminal = Terminal::open();
+        terminal.fill_but(room);
+        let command = scene.gateway(["run", "--wait", "--", "true"]);
+        let mut standby = terminal.start(&scene, &command);
+        // It has said so much as fits, and sleeps where it hears.
+        wait_until("it sleeps in ppoll(2)", SOON, || {
+            let call = std::fs::read_to_string(format!("/proc/{}/syscall", standby.pid()));
+            let poll = format!("{} ", libc::SYS_ppoll);
+            call.is_ok_and(|call| call.starts_with(&poll))
+        });
+        standby.signal(Signal::TERM);
+        assert_eq!(standby.end(), End::of(Signal::TERM));
+    }
 }
 
 #[test]

@@ -187,11 +187,11 @@ fn is_journal() -> bool {
 /// Writes to stderr, or drops what finds no room soon.
 pub fn write_soon(bytes: &[u8]) {
     let stderr = std::io::stderr();
-    if let Some(mut pipe) = own_way_into_a_pipe() {
+    if let Some(mut way) = own_way_out() {
         let patience = Timespec::try_from(PATIENCE).expect("a short time fits");
-        let _ = poll(&mut [PollFd::new(&pipe, PollFlags::OUT)], Some(&patience));
-        // COMMAND may have filled it meanwhile: then the line is dropped.
-        let _ = pipe.write(bytes);
+        let _ = poll(&mut [PollFd::new(&way, PollFlags::OUT)], Some(&patience));
+        // COMMAND may have filled it meanwhile: then the line is dropped, or on a terminal cut.
+        let _ = way.write(bytes);
         return;
     }
     let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
@@ -201,17 +201,19 @@ pub fn write_soon(bytes: &[u8]) {
     }
 }
 
-/// A pipe can be opened once more, without blocking and without changing COMMAND's end of it. (A
-/// file may not be: the new description would begin at its start.)
-fn own_way_into_a_pipe() -> Option<std::fs::File> {
+/// A pipe and a terminal can be opened once more, without blocking and without changing COMMAND's end of
+/// it: of a terminal poll(2) promises some room, and not room for a line. (A file may not be: the new
+/// description would begin at its start.) `None` also for the terminal of another user.
+fn own_way_out() -> Option<std::fs::File> {
     use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
     let path = "/proc/self/fd/2";
-    if !std::fs::metadata(path).ok()?.file_type().is_fifo() {
+    let is_pipe = || std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+    if !std::io::stderr().is_terminal() && !is_pipe() {
         return None;
     }
     std::fs::OpenOptions::new()
         .write(true)
-        .custom_flags(libc::O_NONBLOCK)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .ok()
 }
