@@ -158,6 +158,7 @@ pub fn acquire(
         crowd: None,
         prober: None,
         failed: None,
+        faulty_since: None,
         bystanders: Bystanders::unknown(),
         standby: (rules.mode == Mode::Wait).then(Standby::default),
         caught: None,
@@ -181,6 +182,8 @@ struct Seeker<'a, 't> {
     /// The unproven locker of the last look.
     prober: Option<Option<Pid>>,
     failed: Option<Failed>,
+    /// Since when every turn has ended in a fault.
+    faulty_since: Option<Instant>,
     bystanders: Bystanders,
     /// Who stands in line has a place in it.
     standby: Option<Standby>,
@@ -226,12 +229,14 @@ impl Seeker<'_, '_> {
         loop {
             match self.turn() {
                 Ok(Some(outcome)) => return Ok(outcome),
-                Ok(None) => {}
-                Err(error) if self.must_not_leave() => {
-                    self.told.trouble(&error);
-                    nap([], TICK_LATER, self.interrupt);
-                }
-                Err(error) => return Err(error),
+                Ok(None) => self.faulty_since = None,
+                Err(error) => match self.why_to_stay() {
+                    Some(why) => {
+                        self.told.trouble(&error, why);
+                        nap([], TICK_LATER, self.interrupt);
+                    }
+                    None => return Err(error),
+                },
             }
             if self.interrupt.interrupted() {
                 return Ok(Outcome::Interrupted { asked: self.asked });
@@ -285,16 +290,13 @@ impl Seeker<'_, '_> {
     fn begin_again(&mut self) -> Result<Option<Outcome>> {
         let failed = self.failed.get_or_insert_with(Failed::now);
         failed.times += 1;
-        let late = self
-            .takeover
-            .deadline()
-            .is_some_and(|deadline| self.began.elapsed() >= deadline);
-        if late || failed.since.elapsed() >= START_PATIENCE {
+        let (since, times) = (failed.since, failed.times);
+        if self.is_late() || since.elapsed() >= START_PATIENCE {
             return Err(Error::pid_file("cannot keep", self.path)
                 .because(std::io::Error::other("it is another file at each look, or a changed one"))
                 .advise("somebody replaces it all the time, or its file system has no stable inode numbers and times; name another path with -f PATH"));
         }
-        if failed.times > 3 {
+        if times > 3 {
             nap([], TICK_EARLY, self.interrupt);
         }
         Ok(None)
@@ -325,13 +327,25 @@ impl Seeker<'_, '_> {
         }
     }
 
-    /// Somebody was asked to go: to leave at a fault that may pass would leave nobody running.
-    fn must_not_leave(&self) -> bool {
-        let over = self
-            .takeover
-            .deadline()
-            .is_some_and(|deadline| self.began.elapsed() >= deadline);
-        !self.asked.is_empty() && !over
+    /// Why not to leave at a fault that may pass, if there is a reason.
+    fn why_to_stay(&mut self) -> Option<&'static str> {
+        let since = *self.faulty_since.get_or_insert_with(Instant::now);
+        let stands_in_line = self.standby.is_some() && self.told.whom.is_some();
+        if self.is_late() {
+            None
+        } else if !self.asked.is_empty() {
+            // Nobody would run then.
+            Some("the holder was asked to stop already")
+        } else {
+            // All of a line would leave at the same moment, and nobody take over when the holder ends.
+            (stands_in_line && since.elapsed() < START_PATIENCE).then_some("it may pass")
+        }
+    }
+
+    /// Whether the whole wait is over.
+    fn is_late(&self) -> bool {
+        let deadline = self.takeover.deadline();
+        deadline.is_some_and(|deadline| self.began.elapsed() >= deadline)
     }
 
     /// Tries the lock some times, and looks at no more than the record in between.
@@ -739,9 +753,9 @@ struct Told {
 }
 
 impl Told {
-    fn trouble(&mut self, error: &Error) {
+    fn trouble(&mut self, error: &Error, why_to_stay: &str) {
         if !std::mem::replace(&mut self.in_trouble, true) {
-            log::warn!("{error}; trying again, because the holder was asked to stop already");
+            log::warn!("{error}; trying again, because {why_to_stay}");
         }
     }
 

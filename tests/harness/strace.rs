@@ -24,11 +24,16 @@ pub fn injected(scene: &Scene, injection: &str, command: &Command) -> Command {
     scene.behind("strace", &options, command)
 }
 
-/// Likewise, where the first of these calls is about this path.
+/// Likewise, of these calls about this path the first, or which it says.
 #[track_caller]
 pub fn injected_at(scene: &Scene, path: &str, injection: &str, command: &Command) -> Command {
     need("strace", "strace");
-    let inject = format!("inject={injection}:when=1");
+    let which = if injection.contains(":when=") {
+        ""
+    } else {
+        ":when=1"
+    };
+    let inject = format!("inject={injection}{which}");
     let options = ["-f", "-o", "/dev/null", "-P", path, "-e", &inject, "--"];
     scene.behind("strace", &options, command)
 }

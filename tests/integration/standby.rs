@@ -4,7 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Locker, Payload, Process, SOON, Scene, Signal, stat_field, state, until, wait_until,
+    End, Locker, Payload, Process, SOON, Scene, Signal, injected_at, stat_field, state, until,
+    wait_until,
 };
 
 fn standby(scene: &Scene) -> Process {
@@ -279,4 +280,48 @@ fn a_plain_start_beside_standbys_is_still_refused() {
     let _holder = scene.hold();
     let _standby = standby(&scene);
     scene.finish(["run", "--", "true"]).assert_code(80);
+}
+
+/// A moment without descriptors once ended every standby of a machine.
+#[test]
+fn a_standby_stays_in_line_through_a_shortage() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let payload = scene.payload(Payload::Plain);
+    let command = scene.gateway(["run", "--wait", "--", &payload]);
+    // It opens the file once before it stands, and then once a second.
+    let short = "openat,openat2:error=ENFILE:when=3..12";
+    let path = scene.pid_file();
+    let strace = injected_at(&scene, path.to_str().unwrap(), short, &command);
+    let strace = scene.spawn(strace);
+    wait_until("it was short of descriptors", SOON, || {
+        strace
+            .stderr()
+            .contains("trying again, because it may pass")
+    });
+    let first = holder.pid();
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    scene.wait_for_record("the next one's", |record| {
+        record.pid() != first && record.has_payload()
+    });
+    scene.finish(["stop"]).assert_code(0);
+}
+
+#[test]
+fn a_standby_leaves_where_a_fault_stays() {
+    let scene = Scene::new();
+    let _holder = scene.hold();
+    let mut standby = scene.start(["run", "--wait", "--", "true"]);
+    wait_until("it stands in line", SOON, || {
+        standby.stderr().contains("standing by")
+    });
+    std::fs::rename(scene.pid_file(), scene.path("away")).unwrap();
+    std::fs::create_dir(scene.pid_file()).unwrap();
+    assert_eq!(standby.end_within(SOON * 2), End::Code(83));
+    assert!(
+        standby.stderr().contains("it may pass"),
+        "{}",
+        standby.stderr()
+    );
 }
