@@ -1,6 +1,7 @@
 //! Ending what a crashed run left: SIGTERM, after five seconds SIGKILL, until nobody is left.
 
 use std::ffi::OsString;
+use std::io;
 use std::time::{Duration, Instant};
 
 use crate::Result;
@@ -139,6 +140,8 @@ struct Sweep<'a> {
     /// The last look saw everybody.
     saw_all: bool,
     blind: bool,
+    /// That was told.
+    warned: bool,
 }
 
 impl<'a> Sweep<'a> {
@@ -157,6 +160,7 @@ impl<'a> Sweep<'a> {
             looks: 0,
             saw_all: false,
             blind: false,
+            warned: false,
         }
     }
 
@@ -220,11 +224,15 @@ impl<'a> Sweep<'a> {
             }
             // To end those who are known makes room to look for others.
             Err(_) if !self.left.is_empty() => {}
-            Err(error) if self.patience.is_over() => {
+            // Our own limit does not rise by waiting.
+            Err(error) if self.patience.is_over() || is_our_limit(&error) => {
                 return Err(cannot_look(error));
             }
-            Err(_) => {
+            Err(error) => {
                 self.blind = true;
+                if self.began.elapsed() >= UNNAMED && !std::mem::replace(&mut self.warned, true) {
+                    log::warn!("{}; trying again", cannot_look(error));
+                }
                 return Ok(false);
             }
         }
@@ -294,6 +302,10 @@ impl<'a> Sweep<'a> {
         let fds = self.left.iter().map(|survivor| survivor.pidfd());
         nap(fds, limit, interrupt);
     }
+}
+
+fn is_our_limit(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMFILE)
 }
 
 fn press_one(survivor: &Survivor, kill: bool, asked: &mut Vec<Ended>) {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
 
 use crate::harness::{
     Canary, End, Payload, Process, SOON, Scene, Signal, in_pid_namespace, injected, lockers,
@@ -556,4 +557,24 @@ fn the_payload_can_ask_about_itself() {
     let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(json["pid_file"], scene.pid_file().to_str().unwrap());
     assert_eq!(json["state"], "held");
+}
+
+/// One descriptor too few, whichever that is, is told, at once: no limit of our own rises by waiting.
+#[test]
+fn a_start_with_too_few_descriptors_says_so_at_once() {
+    for limit in 4..12 {
+        for mode in ["--wait", "--replace"] {
+            let scene = Scene::new();
+            let gateway = scene.gateway(["run", mode, "--", "echo", "ran"]);
+            let script = format!("ulimit -n {limit}; exec \"$@\"");
+            let command = scene.behind("sh", &["-c", &script, "sh"], &gateway);
+            let output = scene.finish_command(command);
+            assert!(output.took < Duration::from_secs(5), "{limit}: {output:?}");
+            if output.end == End::Code(0) {
+                assert_eq!(output.stdout, "ran\n", "{limit}");
+            } else {
+                output.assert_one_line().assert_says("ulimit -n");
+            }
+        }
+    }
 }
