@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Footprint, MountSpace, Output, SOON, Scene, as_nobody, injected, set_mode, wait_until,
+    End, Footprint, MountSpace, Output, SOON, Scene, Signal, as_nobody, injected, set_mode,
+    wait_until,
 };
 
 /// Runs every command that would use the file; each must refuse, quickly, in one line that has
@@ -66,6 +67,8 @@ fn anything_but_a_regular_file_is_refused() {
         assert_unusable(&scene, &scene.path(name), name);
     }
     assert_unusable(&scene, Path::new("/dev/null"), "a device");
+    // What is written into such a file is an order to the kernel: it is one that would rename us.
+    assert_unusable(&scene, Path::new("/proc/self/comm"), "a setting");
     assert_eq!(
         fs::read_to_string(scene.path("target")).unwrap(),
         "precious"
@@ -92,6 +95,25 @@ fn a_file_that_no_pid_file_looks_like_is_refused() {
         assert_unusable(&scene, path, "no pid file looks like that");
         assert_eq!(Footprint::of(path), before);
     }
+}
+
+/// As after `chmod -R 755` on the place: it is a pid file all the same.
+#[test]
+fn a_pid_file_that_was_made_executable_is_still_one() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    set_mode(&scene.pid_file(), 0o755);
+    assert_eq!(scene.state(), "held");
+    scene.finish(["run", "--", "true"]).assert_code(80);
+    scene
+        .finish(["run", "--replace", "--", "true"])
+        .assert_code(0);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    assert_eq!(scene.state(), "free");
+    scene
+        .finish(["run", "--", "true"])
+        .assert_code(0)
+        .assert_silent();
 }
 
 #[test]
@@ -537,9 +559,9 @@ fn a_user_without_a_home_is_told_of_a_place_for_a_service() {
             .assert_one_line()
             .assert_says("has no home")
             .assert_says(&format!(
-                "as root: install -d -o {name} /var/lib/gateway/NAME"
+                "as root: install -d -o {name} /var/lib/gateway/demo"
             ))
-            .assert_says("StateDirectory=gateway/NAME")
+            .assert_says("StateDirectory=gateway/demo")
             .assert_says("-f PATH");
         assert!(!output.stderr.contains("writable"), "{output:?}");
     }
