@@ -252,8 +252,9 @@ impl Stopper<'_, '_> {
             let unmarked = is_unmarked(self.path, &record);
             let last = Contents::Record(Box::new(record));
             if unmarked || holder.killed {
-                let file =
-                    OpenFile::open_existing(self.path)?.filter(|file| file.id() == target.file);
+                // What keeps the file from being opened keeps nobody alive.
+                let file = OpenFile::open_existing(self.path).ok().flatten();
+                let file = file.filter(|file| file.id() == target.file);
                 let run = match &file {
                     Some(file) => Run::of(file, &last, false)?,
                     None => Run::of_holder(&last, self.path, target.uid)?,
@@ -262,7 +263,7 @@ impl Stopper<'_, '_> {
                     Ok(ended) => swept = ended,
                     Err(other) => return Ok(*other),
                 }
-                mark_ended(self.path, &last)?;
+                leave_marked(self.path, &last, Reason::Stopped);
             }
         }
         let successor = successor(self.path, holder.pid);
@@ -283,7 +284,7 @@ impl Stopper<'_, '_> {
             Ok(ended) => ended,
             Err(other) => return Ok(*other),
         };
-        mark_ended(&view.path, &view.contents)?;
+        leave_marked(&view.path, &view.contents, Reason::Crashed);
         Ok(if ended.is_empty() {
             Stopped::Nothing(view)
         } else {
@@ -347,8 +348,15 @@ fn is_unmarked(path: &Path, record: &Record) -> bool {
     })
 }
 
+/// Marks the record ended. That it cannot be written takes nothing back of what was done.
+fn leave_marked(path: &Path, last: &Contents, reason: Reason) {
+    if let Err(error) = mark_ended(path, last, reason) {
+        log::warn!("{error}; so the record stays as it was: that of a crash");
+    }
+}
+
 /// Marks a crashed record ended, if the lock is free and it still is that record.
-fn mark_ended(path: &Path, last: &Contents) -> Result<()> {
+fn mark_ended(path: &Path, last: &Contents, reason: Reason) -> Result<()> {
     if OpenFile::open_existing(path)?.is_none() {
         return Ok(());
     }
@@ -369,7 +377,7 @@ fn mark_ended(path: &Path, last: &Contents) -> Result<()> {
             record.end = Some(End {
                 ended: Timestamp::now(),
                 exit: None,
-                reason: Reason::Stopped,
+                reason,
                 by,
             });
             locked.write(&record.encode())

@@ -49,6 +49,8 @@ pub enum Reason {
     Replaced,
     /// Somebody else has the pid file.
     Lost,
+    /// It crashed, and `stop` found that nothing is left of it.
+    Crashed,
 }
 
 /// Who asked for the end.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::{
-    End, Payload, SOON, Scene, Signal, Trace, exists, injected, remember, state, wait_until,
+    End, Payload, SOON, Scene, Signal, Trace, exists, injected, need, remember, state, wait_until,
 };
 
 #[test]
@@ -215,4 +215,49 @@ fn the_file_is_never_removed() {
     scene.hold().crash();
     stop_and_watch(&scene);
     assert_eq!(scene.state(), "free");
+}
+
+/// What keeps the file from being written keeps nobody alive.
+#[test]
+fn a_holder_of_a_file_that_nobody_may_change_is_stopped_all_the_same() {
+    need("chattr", "e2fsprogs");
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let chattr = |how: &str| {
+        let status = scene
+            .command("chattr")
+            .arg(how)
+            .arg(scene.pid_file())
+            .status();
+        assert!(status.unwrap().success(), "chattr {how}");
+    };
+    chattr("+i");
+    let output = scene.finish(["stop"]);
+    let next = scene.finish(["run", "--", "true"]);
+    chattr("-i");
+    output.assert_code(0);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    next.assert_code(83)
+        .assert_one_line()
+        .assert_says("chattr -ia");
+    scene.finish(["run", "--", "true"]).assert_code(0);
+}
+
+/// A crash stays one, though nothing was left of it to stop.
+#[test]
+fn a_crash_that_was_cleared_is_not_called_a_stop() {
+    let scene = Scene::new();
+    scene.hold().crash();
+    scene
+        .finish(["stop"])
+        .assert_code(0)
+        .assert_says("crashed and left nothing");
+    assert_eq!(scene.record().text("/reason"), "crashed");
+    let status = scene.finish(["status"]);
+    assert!(
+        status
+            .stdout
+            .contains("last run crashed, and was cleared by pid "),
+        "{status:?}"
+    );
 }
