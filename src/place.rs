@@ -102,7 +102,7 @@ impl Surroundings {
         if self.uid == 0 || name.is_some_and(ours) {
             return Ok(system.to_path_buf());
         }
-        Ok(self.home()?.join(PLACE_AT_HOME))
+        Ok(self.home(name)?.join(PLACE_AT_HOME))
     }
 
     /// Every directory where pid files of this user may lie: its own place, and the system's.
@@ -122,7 +122,7 @@ impl Surroundings {
         is_one_path(&meant, path).then_some(name)
     }
 
-    fn home(&self) -> Result<PathBuf> {
+    fn home(&self, name: Option<&Name>) -> Result<PathBuf> {
         let passwd = passwd_of(self.uid)
             .map(|entry| entry.home)
             .filter(|home| home.is_absolute());
@@ -140,7 +140,7 @@ impl Surroundings {
                     self.uid
                 ),
             )
-            .advise(another_place(self.uid))
+            .advise(another_place(self.uid, name.map(Name::as_str)))
         })
     }
 

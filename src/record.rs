@@ -355,7 +355,7 @@ pub fn new_run_id() -> crate::Result<String> {
 #[must_use]
 pub fn next_generation(last: Option<u64>) -> u64 {
     let grown = last.filter(|last| *last < MAX_EXACT).map(|last| last + 1);
-    grown.unwrap_or(0).max(unix_micros())
+    grown.unwrap_or(0).max(unix_micros()).min(MAX_EXACT)
 }
 
 /// JSON without one byte of white space: blanks in strings become `\u0020`. (serde writes all

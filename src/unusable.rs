@@ -75,6 +75,12 @@ pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
                 .because(io::Error::other(describe(kind)))
                 .advise(ANOTHER_PATH);
         }
+        if errno == Errno::PERM && may_do_everything_with(&stat) {
+            let typed = quoted(path.as_os_str());
+            return Error::pid_file(action, path).because(errno).advise(format!(
+                "it may not be changed by anybody: look at it with lsattr {typed}, free it with chattr -ia {typed}"
+            ));
+        }
         if matches!(errno, Errno::ACCESS | Errno::PERM) {
             return Error::pid_file(action, path).because(errno).advise(format!(
                 "it belongs to {}, mode {:04o}; run as that user, or name another path with -f PATH",
@@ -102,6 +108,12 @@ pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
     }
 }
 
+/// Then what is not permitted is so for everybody (`chattr +i`).
+fn may_do_everything_with(stat: &rustix::fs::Stat) -> bool {
+    let us = rustix::process::geteuid();
+    us.is_root() || us.as_raw() == stat.st_uid
+}
+
 /// A service's user has often a home that does not exist, or that is the system's: no directory
 /// there is to be made writable, there are better places.
 fn without_home(path: &Path) -> Option<String> {
@@ -110,21 +122,27 @@ fn without_home(path: &Path) -> Option<String> {
     let place = home.join(PLACE_AT_HOME);
     let is_home_s = path.starts_with(&place) || place.starts_with(path);
     let is_ours = rustix::fs::stat(&home).is_ok_and(|stat| stat.st_uid == uid);
+    let below = path.strip_prefix(&place).ok().and_then(Path::parent);
+    let name = below.and_then(Path::to_str).filter(|name| !name.is_empty());
     (is_home_s && !is_ours).then(|| {
         format!(
             "user {} has no home to write in ({}); {}",
             user_name(uid),
             printable(home.as_os_str()),
-            another_place(uid)
+            another_place(uid, name)
         )
     })
 }
 
-/// Where the pid files of a user without a home can lie.
-pub(crate) fn another_place(uid: u32) -> String {
+/// Where the pid files of a user without a home can lie. `name`: the instance's, if it has one.
+pub(crate) fn another_place(uid: u32, name: Option<&str>) -> String {
     let owner = passwd_of(uid).map_or_else(|| uid.to_string(), |entry| quoted(&entry.name));
+    let (and, name) = match name {
+        Some(name) => ("", name),
+        None => (" and start it with -n NAME", "NAME"),
+    };
     format!(
-        "as root: install -d -o {owner} {SYSTEM_PLACE}/NAME, in a unit: StateDirectory=gateway/NAME; or name a path with -f PATH"
+        "as root: install -d -o {owner} {SYSTEM_PLACE}/{name}, in a unit: StateDirectory=gateway/{name}{and}; or name a path with -f PATH"
     )
 }
 

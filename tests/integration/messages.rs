@@ -230,7 +230,7 @@ fn a_locker_that_may_not_be_looked_at_is_told_with_who_may() {
         let command = as_nobody(&scene, &scene.gateway(words));
         let output = scene.finish_command(command);
         output.assert_code(82);
-        output.assert_says(&format!("pid {},", locker.pid()));
+        output.assert_says(&format!("pid {} (sleep infinity),", locker.pid()));
         output.assert_says("look at it as root, or as its user");
     }
     assert!(locker.0.is_running());

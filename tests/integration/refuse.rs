@@ -234,3 +234,22 @@ fn a_start_in_progress_is_waited_for() {
     output.assert_code(80);
     assert_eq!(scene.state(), "held");
 }
+
+/// GATEWAY_PID_FILE is handed down, so a gateway within COMMAND means the same file.
+#[test]
+fn a_start_below_its_own_holder_is_told_so_and_sent_nowhere_in_vain() {
+    let scene = Scene::new();
+    let script = "\"$GATEWAY\" run -- true 2>\"$SCENE/below\"\necho \"code $?\"\n";
+    let payload = scene.payload(Payload::Script(script));
+    let mut command = scene.gateway(["run", "--", &payload]);
+    command.env("GATEWAY", scene.program());
+    let output = scene.finish_command(command);
+    output.assert_code(0);
+    assert_eq!(output.stdout, "code 80\n");
+    let said = scene.lines("below").join("\n");
+    assert!(said.contains("it is an ancestor of this process"), "{said}");
+    assert!(
+        said.ends_with("-n NAME") && !said.contains("--replace"),
+        "{said}"
+    );
+}

@@ -255,6 +255,13 @@ fn another_users_file_that_cannot_be_opened_still_has_an_answer() {
     let command = as_nobody(&scene, &scene.gateway(["status"]));
     let output = scene.finish_command(command);
     output.assert_code(4);
+    // What anybody may know of it.
+    let json = scene.finish_command(as_nobody(&scene, &scene.gateway(["status", "--json"])));
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert!(
+        json["holder"]["argv"].to_string().contains("\"run\""),
+        "{json}"
+    );
     assert!(output.stdout.starts_with("invisible: pid"), "{output:?}");
     assert!(
         output.stdout.contains(&holder.pid().to_string()),

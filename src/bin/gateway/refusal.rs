@@ -70,6 +70,13 @@ impl Defeat<'_> {
     }
 
     fn held(&self, known: &Holder) -> String {
+        if gateway_lock::process::ancestors().contains(&known.pid()) {
+            return format!(
+                "held by {}, {}: it is an ancestor of this process, which runs under it; to run something beside it, give that a name of its own: -n NAME",
+                holder(known),
+                self.subject.path()
+            );
+        }
         // Who may not signal it cannot take over, either.
         let replace = if known.may_be_signalled() {
             let take_over = self.subject.typed("run --replace -- COMMAND");

@@ -206,10 +206,16 @@ pub fn sighting(who: &Sighting) -> String {
             format!("{}, which has a shared lock on it", locker(known))
         }
         Sighting::Starting(known) => {
-            format!("{}, which has not written its record yet", locker(known))
+            format!(
+                "{}, whose record is not in the file yet, or was overwritten",
+                locker(known)
+            )
         }
         Sighting::Foreign(known) => format!("{}, which the pid file does not name", locker(known)),
-        Sighting::Invisible(Some(pid)) => format!("pid {pid}, which this user may not look at"),
+        Sighting::Invisible(Some(pid)) => format!(
+            "{}, which this user may not look at",
+            process(*pid, &gateway_lock::process::argv(*pid))
+        ),
         Sighting::Invisible(None) => UNSEEN.to_owned(),
     }
 }
@@ -288,6 +294,7 @@ pub fn end(end: &End) -> String {
         Reason::Stopped => "stopped",
         Reason::Replaced => "replaced",
         Reason::Lost => "lost its pid file to another gateway and stopped",
+        Reason::Crashed => "crashed, and was cleared",
     };
     let by = end
         .by

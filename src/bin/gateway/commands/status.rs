@@ -142,7 +142,7 @@ pub fn object(view: &View) -> StatusJson {
             Some(of_holder(holder))
         }
         State::Starting(locker) | State::Foreign(locker) => Some(of_pid(locker.pid, &locker.argv)),
-        State::Invisible(Some(pid)) => Some(of_pid(*pid, &[])),
+        State::Invisible(Some(pid)) => Some(of_pid(*pid, &gateway_lock::process::argv(*pid))),
         State::Invisible(None) | State::Free | State::Crashed => None,
     };
     let idle = matches!(view.state, State::Free | State::Crashed);
@@ -236,13 +236,13 @@ fn text(view: &View, left: &[Survivor], subject: &Subject) -> String {
             details(holder, &path)
         ),
         State::Removed(holder) => format!(
-            "removed: {}, whose pid file is not at its path any more; it puts it back by itself\n{}",
+            "removed: {}, whose pid file is not at its path any more; it puts it back by itself as soon as it can\n{}",
             headline(holder),
             details(holder, &path)
         ),
         State::Starting(locker) => {
             format!(
-                "starting: {} has the lock, and has not written its record yet\n{}",
+                "starting: {} has the lock, and its record is not in the file yet, or was overwritten\n{}",
                 words::process(locker.pid, &locker.argv),
                 file(&path)
             )
@@ -258,7 +258,8 @@ fn text(view: &View, left: &[Survivor], subject: &Subject) -> String {
             file(&path)
         ),
         State::Invisible(Some(pid)) => format!(
-            "invisible: pid {pid} has the lock, and this user may not look at it; {}\n{}",
+            "invisible: {} has the lock, and this user may not look at it; {}\n{}",
+            words::process(*pid, &gateway_lock::process::argv(*pid)),
             words::look_elsewhere(),
             file(&path)
         ),
