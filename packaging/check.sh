@@ -146,7 +146,8 @@ check_environment() {
 }
 
 check_states() {
-    sed -n '/pub fn name/,/^    }/s/.*=> "\(.*\)",/\1/p' src/view.rs | sort -u >"$work/words"
+    sed -n -e '/pub fn name/,/^    }/s/.*=> "\(.*\)",/\1/p' -e 's/^pub const UNKNOWN.* = "\(.*\)";/\1/p' src/view.rs |
+        sort -u >"$work/words"
     rendered | sed -n '/^ *The states/,/^ *JSON/p' | grep -oE '^ {7}[a-z]+' | tr -d ' ' | sort -u >"$work/states"
     same 'manual: states' "$work/words" "$work/states"
 }

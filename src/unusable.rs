@@ -137,12 +137,12 @@ fn without_home(path: &Path) -> Option<String> {
 /// Where the pid files of a user without a home can lie. `name`: the instance's, if it has one.
 pub(crate) fn another_place(uid: u32, name: Option<&str>) -> String {
     let owner = passwd_of(uid).map_or_else(|| uid.to_string(), |entry| quoted(&entry.name));
-    let (and, name) = match name {
-        Some(name) => ("", name),
-        None => (" and start it with -n NAME", "NAME"),
+    let (name, start) = match name {
+        Some(name) => (name, ""),
+        None => ("NAME", ", and start it with -n NAME"),
     };
     format!(
-        "as root: install -d -o {owner} {SYSTEM_PLACE}/{name}, in a unit: StateDirectory=gateway/{name}{and}; or name a path with -f PATH"
+        "as root: install -d -o {owner} {SYSTEM_PLACE}/{name} (in a unit: StateDirectory=gateway/{name}){start}; or name a path with -f PATH"
     )
 }
 

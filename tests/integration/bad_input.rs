@@ -546,7 +546,8 @@ fn a_missing_double_dash_is_answered_with_what_can_be_typed() {
 #[test]
 fn a_user_without_a_home_is_told_of_a_place_for_a_service() {
     let scene = Scene::for_everybody();
-    for (user, name) in [("65534", "nobody"), ("54321", "54321")] {
+    // Of a directory that cannot be made nobody knows for which name it was.
+    for (user, owner, name) in [("65534", "nobody", "NAME"), ("54321", "54321", "demo")] {
         let mut command = scene.command("setpriv");
         command
             .args(["--reuid", user, "--regid", user, "--clear-groups"])
@@ -559,9 +560,9 @@ fn a_user_without_a_home_is_told_of_a_place_for_a_service() {
             .assert_one_line()
             .assert_says("has no home")
             .assert_says(&format!(
-                "as root: install -d -o {name} /var/lib/gateway/demo"
+                "as root: install -d -o {owner} /var/lib/gateway/{name}"
             ))
-            .assert_says("StateDirectory=gateway/demo")
+            .assert_says(&format!("StateDirectory=gateway/{name}"))
             .assert_says("-f PATH");
         assert!(!output.stderr.contains("writable"), "{output:?}");
     }
