@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use libc::{c_char, c_int, c_void};
 
-use super::{Disposition, Quiet, set_disposition, unblock_all};
+use super::{Disposition, Quiet, set_disposition, set_of, unblock_all};
 
 /// What a child does between fork and exec.
 #[derive(Clone, Debug)]
@@ -116,7 +116,10 @@ impl Image {
     pub fn become_it(&self, plan: &Upbringing) -> io::Error {
         let pointers = Pointers::to(self);
         match follow(plan) {
-            Ok(()) => io::Error::from_raw_os_error(pointers.execute()),
+            Ok(()) => {
+                unblock_all();
+                io::Error::from_raw_os_error(pointers.execute())
+            }
             Err(error) => error,
         }
     }
@@ -139,6 +142,7 @@ impl Image {
             pointers: Pointers::to(self),
             plan,
             failure: 0,
+            job_stop: None,
         };
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         // SAFETY: this thread is suspended until the child has executed a program or is gone, killed
@@ -158,6 +162,10 @@ impl Image {
             return Err(io::Error::last_os_error());
         }
         if birth.failure == 0 {
+            if let Some(signal) = birth.job_stop {
+                // SAFETY: kill(2) touches no memory. Nobody else can have the number of a child of ours.
+                unsafe { libc::kill(pid, signal) };
+            }
             return Ok(pid);
         }
         // It has exited; nobody else may find it.
@@ -174,6 +182,8 @@ struct Birth<'a> {
     pointers: Pointers<'a>,
     plan: &'a Upbringing,
     failure: c_int,
+    /// It came for the child before the program was there, and is sent again when it is.
+    job_stop: Option<c_int>,
 }
 
 /// Runs in the child, on borrowed memory: plain system calls only, no allocation, no lock, no panic.
@@ -181,7 +191,14 @@ extern "C" fn child(birth: *mut c_void) -> c_int {
     // SAFETY: `Image::start` passes a `Birth` that lives, and that only we use, until we are gone.
     let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
     birth.failure = match follow(birth.plan) {
-        Ok(()) => birth.pointers.execute(),
+        Ok(()) => {
+            // Stopped here we would hold up our parent, which nothing can wake or stop (CLONE_VFORK).
+            while let Some(signal) = take_job_stop() {
+                birth.job_stop = Some(signal);
+            }
+            unblock_all();
+            birth.pointers.execute()
+        }
         Err(error) => error.raw_os_error().unwrap_or(libc::EINVAL),
     };
     // SAFETY: _exit ends the child without running anything of the parent's.
@@ -244,8 +261,23 @@ fn follow(plan: &Upbringing) -> io::Result<()> {
     for &(signal, disposition) in &plan.dispositions {
         set_disposition(signal, disposition);
     }
-    unblock_all();
     Ok(())
+}
+
+/// What a terminal stops a job with.
+const JOB_STOPS: [c_int; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
+/// Takes out one of these that is pending, if there is one.
+fn take_job_stop() -> Option<c_int> {
+    let set = set_of(&JOB_STOPS);
+    let at_once = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: sigtimedwait(2) reads the set and the time, and writes nothing where it is given no info.
+    let taken =
+        unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const at_once) };
+    (taken > 0).then_some(taken)
 }
 
 /// prctl(2), PR_SET_PDEATHSIG: the signal comes when the parent dies *after* the call, so whether

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    End, LISTENER, Payload, Process, SOON, Scene, Signal, Terminal, exists, stat_field, state,
-    until, wait_until,
+    End, LISTENER, Payload, Process, SOON, Scene, Signal, Terminal, descendants, exists, need,
+    stat_field, state, until, wait_until,
 };
 
 /// The program with this pid file, as one word of a shell's command line.
@@ -313,6 +313,40 @@ fn a_pipeline_works_and_ends_with_ctrl_c() {
     terminal.type_line("echo over $((6 * 7))");
     terminal.wait_for("over 42");
     wait_until("the lock is free", SOON, || scene.lockers().is_empty());
+}
+
+/// The child stops with the key, and we sleep for it where nothing wakes us (CLONE_VFORK): no key and
+/// no signal would be heard, and the shell not know that the job was stopped.
+#[test]
+fn ctrl_z_before_the_command_is_there_gives_the_shell_back() {
+    need("strace", "strace");
+    let scene = Scene::new();
+    let terminal = Terminal::open();
+    let shell = terminal.shell(&scene, &["bash", "--norc", "--noprofile", "-i"]);
+    let mut strace = scene.command("strace");
+    let slow = "inject=prctl:delay_exit=1500000";
+    strace.args(["-f", "-o", "/dev/null", "-e", "trace=prctl", "-e", slow]);
+    strace.arg("-p").arg(shell.pid().to_string());
+    let _strace = scene.spawn(strace);
+    wait_until("the shell is traced", SOON, || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", shell.pid()));
+        status.is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
+    });
+    let payload = scene.payload(Payload::Slow("0"));
+    terminal.type_line(&format!("{} run -- {payload}", typed(&scene)));
+    // The shell's child, and its.
+    wait_until("the child is there", SOON, || {
+        descendants(shell.pid()).len() == 2
+    });
+    terminal.ctrl_z();
+    terminal.wait_for_times("$ ", 2);
+    let gateway = descendants(shell.pid())[0];
+    // As strace has it.
+    assert!(matches!(state(gateway), Some('T' | 't')));
+    terminal.type_line("fg");
+    scene.wait_for_mark("ready");
+    terminal.ctrl_c();
+    wait_until("the gateway has ended", SOON, || !exists(gateway));
 }
 
 /// A background job that is stopped for writing must not keep us from hearing.
