@@ -17,6 +17,14 @@ const SHORTEST_WATCH: Duration = Duration::from_millis(10);
 /// No more than this waits to be sent: a service manager that reads nothing for so long is gone.
 const MOST_UNSENT: usize = 64;
 
+/// Whether a message says all that the one before it says, and newer: how things stand, and where that was
+/// asked for, more time.
+fn supersedes(message: &str, before: &str) -> bool {
+    let is_state = |message: &str| message.starts_with("STATUS=");
+    let asks_for_time = |message: &str| message.contains("\nEXTEND_TIMEOUT_USEC=");
+    is_state(message) && is_state(before) && (asks_for_time(message) || !asks_for_time(before))
+}
+
 /// How often what is unsent is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
@@ -63,11 +71,16 @@ impl Notifier {
     }
 
     /// Sends one message: lines of `NAME=value`. Never waits; [`Notifier::flush`] sends what finds
-    /// no room now.
+    /// no room now. A `STATUS=` that waits is replaced by one that comes right behind it.
     pub fn send(&mut self, message: impl Into<String>) {
         if self.is_connected() {
+            let message = message.into();
+            let stale = |before: &String| supersedes(&message, before);
+            if self.unsent.back().is_some_and(stale) {
+                self.unsent.pop_back();
+            }
             if self.unsent.len() < MOST_UNSENT {
-                self.unsent.push_back(message.into());
+                self.unsent.push_back(message);
             }
             self.flush();
         }
@@ -191,6 +204,36 @@ mod tests {
             notifier.flush();
         }
         assert!(notifier.due().is_none());
+    }
+
+    #[test]
+    fn the_last_of_many_states_is_kept_and_ready_is_not_lost_behind_them() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("notify");
+        let listener = UnixDatagram::bind(&path).unwrap();
+        let mut notifier = Notifier::to(address(path.as_os_str()));
+        while notifier.due().is_none() {
+            notifier.send("X=1");
+        }
+        for second in 0..2 * MOST_UNSENT {
+            notifier.send(format!("STATUS={second}\nEXTEND_TIMEOUT_USEC=1"));
+        }
+        notifier.send("READY=1\nSTATUS=up");
+        notifier.send("STATUS=a\nEXTEND_TIMEOUT_USEC=9");
+        notifier.send("STATUS=on");
+        notifier.send("STATUS=off");
+        let mut told = Vec::new();
+        while told.last().is_none_or(|last| last != b"STATUS=off") {
+            let message = heard(&listener);
+            notifier.flush();
+            if message != b"X=1" {
+                told.push(message);
+            }
+        }
+        let last = format!("STATUS={}\nEXTEND_TIMEOUT_USEC=1", 2 * MOST_UNSENT - 1);
+        let ready = &b"READY=1\nSTATUS=up"[..];
+        let more_time = &b"STATUS=a\nEXTEND_TIMEOUT_USEC=9"[..];
+        assert_eq!(told, [last.as_bytes(), ready, more_time, b"STATUS=off"]);
     }
 
     #[test]
