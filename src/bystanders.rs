@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::marks;
 use crate::process::{self, Environ, Pid, Stat};
-use crate::process_table::{Family, ProcessTable, Roll};
+use crate::process_table::{Family, Listed, ProcessTable, Roll};
 use crate::record::Record;
 
 /// Somebody so young may be about to become another program, with another environment.
@@ -34,8 +34,8 @@ const SHARE: u32 = 2000;
 /// Processes that are no part of any run under one pid file.
 #[derive(Debug, Default)]
 pub struct Bystanders {
-    /// In the order of their numbers, each with the inode number of its directory in `/proc`.
-    known: Vec<(Pid, u64)>,
+    /// In the order of their numbers.
+    known: Vec<Listed>,
     /// Who was there when everybody was listed last.
     roll: Roll,
     note: Option<Note>,
@@ -148,9 +148,9 @@ impl Bystanders {
             self.known.retain(|known| roll.holds(known));
         }
         let (known, this) = (&self.known, Pid::this());
-        let unknown = |who: &&(Pid, u64)| who.0 != this && known.binary_search(who).is_err();
+        let unknown = |who: &&Listed| who.pid != this && known.binary_search(who).is_err();
         let others = self.roll.present().iter().filter(unknown);
-        Family::of(others.map(|(pid, _)| *pid))
+        Family::of(others.map(|who| who.pid))
     }
 
     /// Whether everybody who is there now was there at the last look, too ([`Self::all_others`]), but for the
@@ -168,9 +168,7 @@ impl Bystanders {
         let grown = strangers.into_iter().filter(|stat| is_grown(stat));
         let listed = self.roll.present();
         let noted = grown.filter_map(|stat| {
-            let at = listed
-                .binary_search_by_key(&stat.pid, |(pid, _)| *pid)
-                .ok()?;
+            let at = listed.binary_search_by_key(&stat.pid, |who| who.pid).ok()?;
             Some(listed[at])
         });
         self.known.extend(noted);
@@ -377,8 +375,8 @@ pub(crate) mod tests {
         bystanders.note(holder.pid(), &example(), &|| true);
         assert!(!others(&mut bystanders).contains(&child.pid()));
         let known = &mut bystanders.known;
-        let at = known.binary_search_by_key(&child.pid(), |(pid, _)| *pid);
-        known[at.unwrap()].1 += 1;
+        let at = known.binary_search_by_key(&child.pid(), |who| who.pid);
+        known[at.unwrap()].inode += 1;
         assert!(others(&mut bystanders).contains(&child.pid()));
     }
 }

@@ -77,12 +77,11 @@ impl ProcessTable {
         })
     }
 
-    /// Every process now, in the order of their numbers, each with the inode number of its directory in
-    /// `/proc`. Never waits.
+    /// Every process now, in the order of their numbers. Never waits.
     ///
     /// # Errors
     /// They cannot be listed just now: that does not mean that there are none.
-    pub fn list(&self) -> io::Result<Vec<(Pid, u64)>> {
+    pub fn list(&self) -> io::Result<Vec<Listed>> {
         seek(&self.directory, SeekFrom::Start(0))?;
         let mut buffer = Vec::with_capacity(32 * 1024);
         let mut entries = RawDir::new(&self.directory, buffer.spare_capacity_mut());
@@ -91,7 +90,8 @@ impl ProcessTable {
             let entry = entry?;
             let name = entry.file_name().to_str().ok();
             let pid = name.and_then(|name| Pid::new(name.parse().ok()?));
-            found.extend(pid.map(|pid| (pid, entry.ino())));
+            let inode = entry.ino();
+            found.extend(pid.map(|pid| Listed { pid, inode }));
         }
         // The kernel goes by the numbers already.
         found.sort_unstable();
@@ -136,6 +136,15 @@ fn last_word(load: &File) -> Option<Pid> {
     Pid::new(text.split_ascii_whitespace().next_back()?.parse().ok()?)
 }
 
+/// A process as `/proc` lists it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Listed {
+    /// Its number.
+    pub pid: Pid,
+    /// The inode number of its directory, which another process of the same number has not.
+    pub inode: u64,
+}
+
 /// Who was there, and what tells whether anybody has come since.
 #[derive(Debug, Default)]
 pub struct Roll {
@@ -143,19 +152,19 @@ pub struct Roll {
     births: Option<NonZeroU64>,
     /// The pid that had been handed out last before that.
     newest: Option<Pid>,
-    present: Vec<(Pid, u64)>,
+    present: Vec<Listed>,
 }
 
 impl Roll {
-    /// Everybody, in the order of their numbers, each with the inode number of its directory in `/proc`.
+    /// Everybody, in the order of their numbers.
     #[must_use]
-    pub fn present(&self) -> &[(Pid, u64)] {
+    pub fn present(&self) -> &[Listed] {
         &self.present
     }
 
     /// Whether this very process was there.
     #[must_use]
-    pub fn holds(&self, who: &(Pid, u64)) -> bool {
+    pub fn holds(&self, who: &Listed) -> bool {
         self.present.binary_search(who).is_ok()
     }
 
@@ -188,7 +197,7 @@ impl Roll {
 /// They cannot be listed just now: that does not mean that there are none.
 pub fn all() -> io::Result<Vec<Pid>> {
     let listed = ProcessTable::open()?.list()?;
-    Ok(listed.into_iter().map(|(pid, _)| pid).collect())
+    Ok(listed.into_iter().map(|who| who.pid).collect())
 }
 
 /// Processes and who their parents are, at one moment.
@@ -337,13 +346,7 @@ pub(crate) mod tests {
     #[test]
     fn one_table_lists_who_is_there_at_each_look() {
         let table = ProcessTable::open().unwrap();
-        let is_listed = |pid| {
-            table
-                .list()
-                .unwrap()
-                .iter()
-                .any(|(listed, _)| *listed == pid)
-        };
+        let is_listed = |pid| table.list().unwrap().iter().any(|listed| listed.pid == pid);
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::new(child.id().into()).unwrap();
         assert!(is_listed(pid) && is_listed(Pid::this()) && is_listed(Pid::INIT));
