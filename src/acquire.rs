@@ -275,6 +275,7 @@ impl Seeker<'_, '_> {
             }
             (Step::Sleep(until), Look::Held { who, file }) => {
                 self.failed = None;
+                self.told.in_trouble = false;
                 self.sleep(&who, file, until)?;
                 self.crowd = Crowd::behind(&who, self.rules.mode, self.began.elapsed());
                 Ok(None)

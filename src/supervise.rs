@@ -109,9 +109,9 @@ pub struct Ended {
 /// Without a command the lock is held until somebody asks for the end.
 ///
 /// # Errors
-/// The command cannot be started, and nothing is left running; or it could not be looked at, was killed, and
-/// the record is that of a crash, for what it may have started by then. A record that cannot be written is only told
-/// (`log`), and tried again.
+/// The command cannot be started, and nothing is left running; or it could not be looked at, was killed,
+/// and the record is that of a crash, for what it may have started by then. A record that cannot be
+/// written is only told (`log`), and tried again.
 pub fn supervise(
     mut claim: Claim,
     command: Option<&Command>,
