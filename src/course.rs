@@ -81,9 +81,7 @@ enum Phase {
 /// The decision.
 #[derive(Clone, Debug)]
 pub struct Course {
-    stop_signal: Option<Signal>,
-    stop_timeout: Limit,
-    terminal: bool,
+    rules: Rules,
     command: bool,
     phase: Phase,
     /// Ctrl-C has been pressed.
@@ -97,9 +95,7 @@ impl Course {
     #[must_use]
     pub fn new(rules: &Rules, command: bool) -> Self {
         Self {
-            stop_signal: rules.stop_signal,
-            stop_timeout: rules.stop_timeout,
-            terminal: rules.terminal,
+            rules: *rules,
             command,
             phase: Phase::Running,
             interrupted: false,
@@ -123,7 +119,7 @@ impl Course {
     /// Whether this signal asks for an ordered stop. HUP does where a terminal is gone.
     #[must_use]
     pub fn stops(&self, signal: Signal) -> bool {
-        matches!(signal, Signal::TERM | Signal::INT) || signal == Signal::HUP && self.terminal
+        matches!(signal, Signal::TERM | Signal::INT) || signal == Signal::HUP && self.rules.terminal
     }
 
     /// A signal came, from somebody or from the terminal's driver.
@@ -163,10 +159,11 @@ impl Course {
         }
         self.phase = Phase::Stopping;
         self.due = self
+            .rules
             .stop_timeout
             .finite()
             .map(|length| now.saturating_add(length));
-        let send = self.stop_signal.or((!heard).then_some(signal));
+        let send = self.rules.stop_signal.or((!heard).then_some(signal));
         Action::Stop { send }
     }
 
@@ -197,7 +194,7 @@ impl Course {
     fn grace(&self, now: Duration) -> Duration {
         let budget = match self.due {
             Some(due) => Some(due.saturating_sub(now)),
-            None => self.stop_timeout.finite(),
+            None => self.rules.stop_timeout.finite(),
         };
         budget.map_or(LEFTOVER_GRACE, |budget| budget.min(LEFTOVER_GRACE))
     }

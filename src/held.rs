@@ -171,11 +171,6 @@ pub fn all_holders() -> impl Iterator<Item = Holder> {
     let takers = parse_locks(&table_of_locks())
         .map(|line| line.pid)
         .collect();
-    holders_among(takers)
-}
-
-/// The gateways among these takers of locks, by what they hold.
-pub fn holders_among(takers: Vec<Pid>) -> impl Iterator<Item = Holder> {
     let search = Search::default();
     let others = others_among(takers).into_iter();
     others.flat_map(move |pid| search.held_by(pid))
