@@ -309,14 +309,18 @@ impl<'a> Run<'a> {
             return Ok(Look::Stranger);
         }
         // A process without memory has an empty one, or, on newer kernels, none (ESRCH).
-        Ok(match Environ::look(stat.pid)? {
+        let look = match Environ::look(stat.pid)? {
             Some(environ) if !environ.is_empty() => self.tie_by(&environ, stat, record),
             _ if record.is_some_and(|record| may_have_belonged(record, stat)) => {
                 Look::Tied(Tie::Unsure)
             }
             Some(_) => Look::Unclear,
-            None if recorded => Look::Tied(Tie::Barred),
             None => Look::Stranger,
+        };
+        Ok(match look {
+            // The file does not speak for it, and it may have cleared its environment.
+            Look::Stranger | Look::Unclear if recorded => Look::Tied(Tie::Barred),
+            look => look,
         })
     }
 

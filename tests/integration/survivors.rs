@@ -480,9 +480,39 @@ fn a_forged_record_steers_no_signal_of_roots() {
             set_mode(&file, mode);
             let mut command = scene.bare(["-f"]);
             command.arg(&file).args(words);
-            scene.finish_command(command).assert_code(0);
+            // It might have cleared its environment, so it is awaited.
+            let output = scene.finish_command(command);
+            output.assert_code(81).assert_says(&roots.pid().to_string());
             roots.assert_heard_nothing();
         }
+    }
+    assert!(!scene.path("ran").exists());
+}
+
+/// What the file cannot prove to be ours to end must not run beside the next payload, either.
+#[test]
+fn a_payload_without_an_environment_is_awaited_where_the_file_does_not_speak_for_it() {
+    for (owner, mode) in [(0, 0o664), (NOBODY, 0o600)] {
+        let scene = Scene::for_everybody();
+        fs::write(scene.pid_file(), "").unwrap();
+        std::os::unix::fs::chown(scene.pid_file(), Some(owner), Some(NOBODY)).unwrap();
+        set_mode(&scene.pid_file(), mode);
+        // A change of group sheds the parent-death signal.
+        let script = "exec setpriv --regid 65534 --clear-groups env -i sleep infinity\n";
+        let mut holder = scene.hold_with(&[], Payload::Script(script));
+        let payload = scene.record().payload_pid();
+        wait_until("it has cleared its environment", SOON, || {
+            crate::harness::environment(payload).is_empty() && exists(payload)
+        });
+        holder.crash();
+        let words = ["run", "--wait", "--timeout", "1", "--", "touch", "ran"];
+        let output = scene.finish(words);
+        output
+            .assert_code(81)
+            .assert_says(&format!("pid {payload} (sleep"));
+        assert!(exists(payload) && !scene.path("ran").exists());
+        signal(payload, Signal::KILL);
+        scene.finish(["run", "--", "true"]).assert_code(0);
     }
 }
 
