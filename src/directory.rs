@@ -4,11 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
+use rustix::rand::GetRandomFlags;
 
 use crate::unusable::{SYSTEM_PLACE, explain};
-use crate::{Error, Result};
+use crate::{Error, Result, owner};
 
 /// Makes the missing directories: open to all below `/var/lib/gateway`, private elsewhere, and each of
 /// whoever owns the one above it.
@@ -57,40 +58,65 @@ fn mode_below(directory: &Path) -> Mode {
 }
 
 /// Makes a directory with this mode, whatever the umask: one of the system that others cannot pass would
-/// hide what is in it. What root makes in somebody's directory is theirs: a service's user could not use
-/// root's, nor anything else of theirs that is to lie beside it.
-///
-/// Mode and owner are set on what was made, not on what is at the path then: whoever may rename in there
-/// could put a link to anybody's file in its place, or a directory of root's that is full.
+/// hide what is in it.
 fn make(at: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<OwnedFd, Errno> {
+    let above = rustix::fs::fstat(at)?;
+    if rustix::process::geteuid().is_root() && above.st_uid != 0 {
+        return make_for_somebody(at, &above, name, mode);
+    }
     rustix::fs::mkdirat(at, name, mode)?;
-    // O_PATH, because a umask may have taken the right to read, too; fchmod(2) refuses such a
-    // descriptor, and its link leads to nothing else (proc_pid_fd(5)).
     let made = enter(at, name)?;
-    let link = format!("/proc/self/fd/{}", made.as_raw_fd());
-    let us = rustix::process::geteuid();
-    let is_empty = || !std::fs::read_dir(&link).is_ok_and(|mut inside| inside.next().is_some());
-    let stat = rustix::fs::fstat(&made)?;
-    if stat.st_uid == us.as_raw() && is_empty() {
-        if Mode::from_raw_mode(stat.st_mode) != mode {
-            let _ = rustix::fs::chmod(&link, mode);
+    set_mode(&made, mode);
+    Ok(made)
+}
+
+/// What root makes in somebody's directory gets its name when it is theirs: whoever comes in between finds
+/// nothing yet, and makes one as well.
+fn make_for_somebody(
+    at: BorrowedFd<'_>,
+    above: &Stat,
+    name: &Path,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
+    let hidden = format!(".gateway-{:016x}", u64::from_ne_bytes(random));
+    rustix::fs::mkdirat(at, &hidden, mode)?;
+    let made = enter(at, Path::new(&hidden))?;
+    // They may rename in there: another one of root's in its place is not theirs to have.
+    if is_empty(&made) {
+        set_mode(&made, mode);
+        owner::give(&made, above, Access::WRITE_OK | Access::EXEC_OK)?;
+    }
+    let named = rustix::fs::renameat_with(at, &hidden, at, name, RenameFlags::NOREPLACE);
+    if let Err(errno) = named {
+        rustix::fs::unlinkat(at, &hidden, AtFlags::REMOVEDIR)?;
+        if !matches!(errno, Errno::INVAL | Errno::NOSYS) {
+            return Err(errno);
         }
-        if us.is_root() {
-            // It stays ours where a server lets root give nothing, or the owner has no number here.
-            let _ = give_to_the_owner_of(at, &made);
-        }
+        // A file system that cannot: it stays root's.
+        rustix::fs::mkdirat(at, name, mode)?;
+        return enter(at, name);
     }
     Ok(made)
 }
 
-fn give_to_the_owner_of(above: BorrowedFd<'_>, made: &OwnedFd) -> Result<(), Errno> {
-    let owner = rustix::fs::fstat(above)?;
-    if owner.st_uid == 0 {
-        return Ok(());
+/// O_PATH, because a umask may have taken the right to read, too; fchmod(2) refuses such a descriptor, and
+/// its link leads to nothing else (proc_pid_fd(5)).
+fn set_mode(made: &OwnedFd, mode: Mode) {
+    let ours = |stat: &Stat| stat.st_uid == rustix::process::geteuid().as_raw();
+    let differs = |stat: &Stat| Mode::from_raw_mode(stat.st_mode) != mode;
+    if rustix::fs::fstat(made).is_ok_and(|stat| ours(&stat) && differs(&stat)) {
+        let _ = rustix::fs::chmod(link_of(made), mode);
     }
-    let uid = rustix::fs::Uid::from_raw(owner.st_uid);
-    let gid = rustix::fs::Gid::from_raw(owner.st_gid);
-    rustix::fs::chownat(made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+}
+
+fn is_empty(directory: &OwnedFd) -> bool {
+    std::fs::read_dir(link_of(directory)).is_ok_and(|mut inside| inside.next().is_none())
+}
+
+fn link_of(directory: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", directory.as_raw_fd())
 }
 
 /// Opens a directory, and no symbolic link to one.

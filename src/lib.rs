@@ -47,7 +47,7 @@
 //! kernel_locks, process_table, record, signals
 //! course, mounts, notify, process, takeover, user
 //! wait
-//! elf, file_id, procfs, remote, signal, sys, text, time, variables, workers
+//! elf, file_id, owner, procfs, remote, signal, sys, text, time, variables, workers
 //! ```
 //!
 //! A module owns a noun, and names only modules of lines below its own; any may name `error`, which
@@ -91,6 +91,7 @@ mod lock;
 mod marks;
 mod mounts;
 pub mod notify;
+mod owner;
 pub mod payload;
 mod pid_file;
 pub mod place;

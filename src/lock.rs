@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, statat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, statat};
 use rustix::io::Errno;
 
 use crate::directory::{create_directories, directory_without_links};
@@ -19,7 +19,7 @@ use crate::procfs::PROC_NEEDED;
 use crate::record::{Contents, MAX_SIZE, begins_as_record};
 use crate::text::printable;
 use crate::unusable::{ANOTHER_PATH, MAKE_ROOM, explain, refuse_unlikely};
-use crate::{Error, Result, sys};
+use crate::{Error, Result, owner, sys};
 
 /// What stands at a path compared with a file that is open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -500,17 +500,11 @@ fn create(at: BorrowedFd<'_>, path: &Path) -> Result<File, Errno> {
         rustix::fs::fchmod(&file, mode)?;
     }
     if rustix::process::geteuid().is_root() {
-        match give_to_the_owner_of_the_directory(&file, at, path) {
-            // It stays ours: the owner has no number in this user namespace, or a server lets root give nothing.
-            Err(Errno::INVAL | Errno::PERM) => {}
-            given => given?,
-        }
+        give_to_the_owner_of_the_directory(&file, at, path)?;
     }
     Ok(file)
 }
 
-/// What root makes in somebody's directory is theirs: a service's user could not open root's file,
-/// and every start of it would fail until somebody removed the file.
 fn give_to_the_owner_of_the_directory(
     file: &File,
     at: BorrowedFd<'_>,
@@ -525,17 +519,15 @@ fn give_to_the_owner_of_the_directory(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent = named.unwrap_or(Path::new("."));
     let directory = rustix::fs::openat(at, parent, flags, Mode::empty())?;
-    let owner = rustix::fs::fstat(&directory)?;
+    let parent = rustix::fs::fstat(&directory)?;
     // Whoever may rename the directories above could lead us from one to another in between: only
     // the one that has this very file counts.
     let there = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW);
     let is_ours = |file| there.is_ok_and(|there| FileId::of(&there) == FileId::of(&file));
-    if owner.st_uid == 0 || !is_ours(rustix::fs::fstat(file)?) {
+    if parent.st_uid == 0 || !is_ours(rustix::fs::fstat(file)?) {
         return Ok(());
     }
-    let uid = rustix::fs::Uid::from_raw(owner.st_uid);
-    let gid = rustix::fs::Gid::from_raw(owner.st_gid);
-    rustix::fs::fchown(file, Some(uid), Some(gid))
+    owner::give(file, &parent, Access::READ_OK | Access::WRITE_OK)
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
@@ -549,8 +541,9 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
 
 /// In procfs and the like what is written into a file is an order to the kernel.
 fn is_the_kernels_own(file: &File) -> bool {
-    // linux/magic.h: proc, sysfs, securityfs, debugfs, tracefs, configfs, cgroup, cgroup2.
-    const KINDS: [rustix::fs::FsWord; 8] = [
+    // linux/magic.h: proc, sysfs, securityfs, debugfs, tracefs, configfs, cgroup, cgroup2, binfmt_misc, selinuxfs,
+    // smackfs, mqueue, bpf, efivarfs, pstore, resctrl.
+    const KINDS: [rustix::fs::FsWord; 16] = [
         0x9fa0,
         0x6265_6572,
         0x7363_6673,
@@ -559,6 +552,14 @@ fn is_the_kernels_own(file: &File) -> bool {
         0x6265_6570,
         0x0027_e0eb,
         0x6367_7270,
+        0x4249_4e4d,
+        0xf97c_ff8c,
+        0x4341_5d53,
+        0x1980_0202,
+        0xcafe_4a11,
+        0xde5e_81e4,
+        0x6165_676c,
+        0x0765_5821,
     ];
     rustix::fs::fstatfs(file).is_ok_and(|stat| KINDS.contains(&stat.f_type))
 }

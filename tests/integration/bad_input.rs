@@ -116,6 +116,20 @@ fn a_pid_file_that_was_made_executable_is_still_one() {
         .assert_silent();
 }
 
+/// The holder cannot put it back as long as it stands still.
+#[test]
+fn the_holder_of_a_removed_file_that_was_made_executable_is_found() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    set_mode(&scene.pid_file(), 0o755);
+    holder.signal(Signal::STOP);
+    fs::remove_file(scene.pid_file()).unwrap();
+    scene.finish(["run", "--", "touch", "ran"]).assert_code(80);
+    holder.signal(Signal::CONT);
+    wait_until("it is back", SOON, || scene.state() == "held");
+    assert!(holder.is_running());
+}
+
 #[test]
 fn paths_that_lead_nowhere_are_refused() {
     let scene = Scene::new();

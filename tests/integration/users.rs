@@ -263,3 +263,43 @@ fn root_sets_the_mode_of_no_directory_that_it_did_not_make() {
     assert_eq!(owner_and_mode(&roots), before);
     assert_eq!(owner_and_mode(&folder.join("moved/run")).1, 0o700);
 }
+
+/// Two that root starts at one moment make one directory, which is the user's whoever comes second.
+#[test]
+fn what_two_of_roots_starts_make_in_somebodys_folder_is_theirs() {
+    let scene = for_nobody();
+    let folder = folder_of_nobodys(&scene);
+    for round in 0..30 {
+        let path = folder.join(format!("{round}/gateway.pid"));
+        let start = |mode| {
+            let mut command = scene.bare(["-q", "-f"]);
+            command.arg(&path).args(["run", mode, "--", "true"]);
+            scene.spawn(command)
+        };
+        let (mut one, mut other) = (start("--wait"), start("--wait"));
+        assert_eq!((one.end(), other.end()), (End::Code(0), End::Code(0)));
+        assert_eq!(owner_and_mode(path.parent().unwrap()), (NOBODY, 0o700));
+        assert_eq!(owner_and_mode(&path), (NOBODY, 0o600));
+    }
+    let left = fs::read_dir(&folder).unwrap().count();
+    assert_eq!(left, 30, "nothing lies beside them");
+}
+
+/// A unit's CapabilityBoundingSet= may leave root the right to give, and not the right to use.
+#[test]
+fn root_gives_away_nothing_that_it_could_not_use_any_more() {
+    need("setpriv", "util-linux");
+    let scene = for_nobody();
+    let folder = folder_of_nobodys(&scene);
+    set_mode(&folder, 0o777);
+    let path = folder.join("a/b/gateway.pid");
+    let mut command = scene.bare(["-f"]);
+    command.arg(&path).args(["run", "--", "true"]);
+    let without = "-dac_override,-dac_read_search";
+    let sets = ["--bounding-set", without, "--inh-caps", without];
+    for _ in 0..2 {
+        let poor = scene.behind("setpriv", &sets, &command);
+        scene.finish_command(poor).assert_code(0).assert_silent();
+    }
+    assert_eq!(owner_and_mode(&folder.join("a")), (0, 0o700));
+}
