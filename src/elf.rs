@@ -7,11 +7,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// What a kernel for us may run, by class and `e_machine`; nothing: not known here.
-const MACHINES: &[(bool, u16)] = if cfg!(any(target_arch = "x86_64", target_arch = "x86")) {
-    &[(true, 62), (false, 62), (false, 3)]
+/// What a kernel for us may run, by `e_machine`; nothing: not known here.
+const MACHINES: &[u16] = if cfg!(any(target_arch = "x86_64", target_arch = "x86")) {
+    &[62, 3]
 } else if cfg!(any(target_arch = "aarch64", target_arch = "arm")) {
-    &[(true, 183), (false, 183), (false, 40)]
+    &[183, 40]
 } else {
     &[]
 };
@@ -24,17 +24,17 @@ const PT_INTERP: u32 = 3;
 const MOST_SEGMENTS: usize = 1000;
 const LONGEST_PATH: u64 = 4096;
 
+/// Whether it is a program for a machine that a kernel for us is no kernel for.
+pub(crate) fn is_foreign(head: &[u8]) -> bool {
+    head.len() >= Class::Narrow.header()
+        && !MACHINES.is_empty()
+        && !MACHINES.contains(&half(head, 18))
+}
+
 /// Why the kernel would not execute a file that begins so, if it begins as these do.
 pub(crate) fn flaw(head: &[u8]) -> Option<&'static str> {
-    let Some(class) = Class::of(head) else {
-        return Some("it is a damaged program");
-    };
-    if head.len() < class.header() {
+    if Class::of(head).is_none_or(|class| head.len() < class.header()) {
         return Some("it is a damaged program: it ends in its header");
-    }
-    let machine = half(head, 18);
-    if !MACHINES.is_empty() && !MACHINES.contains(&(class == Class::Wide, machine)) {
-        return Some("it is a program for another kind of machine");
     }
     // ET_EXEC and ET_DYN.
     (!matches!(half(head, 16), 2 | 3))
@@ -51,23 +51,28 @@ pub(crate) fn loader(file: &File, head: &[u8]) -> Result<Option<PathBuf>, &'stat
         return Ok(None);
     };
     let (at, size, count) = class.table(head);
-    if size != class.segment() || count == 0 || count > MOST_SEGMENTS {
+    if count == 0 || count > MOST_SEGMENTS {
         return Err("it is a damaged program: it has no table of segments");
     }
     let end = file.metadata().map_or(u64::MAX, |metadata| metadata.len());
-    let is_there = |offset: u64, length: u64| {
-        length == 0 || offset.checked_add(length).is_some_and(|to| to <= end)
-    };
+    let is_whole =
+        |offset: u64, length: u64| offset.checked_add(length).is_some_and(|to| to <= end);
     let mut table = vec![0; size * count];
-    if !is_there(at, table.len() as u64) {
+    if !is_whole(at, table.len() as u64) {
         return Err("it is a damaged program: it ends before its table of segments");
     }
     if read(file, head, &mut table, at).is_err() {
         return Ok(None);
     }
     let segments = || table.chunks_exact(size).map(|segment| class.place(segment));
-    let is_loaded = |kind: u32| kind == PT_LOAD || kind == PT_INTERP;
-    if segments().any(|(kind, offset, length)| is_loaded(kind) && !is_there(offset, length)) {
+    // One that ends within a segment may run: what is missing of a page is zeros, and what is missing else
+    // may never be used.
+    let is_missing = |(kind, offset, length): (u32, u64, u64)| match kind {
+        PT_LOAD => length > 0 && offset >= end,
+        PT_INTERP => !is_whole(offset, length),
+        _ => false,
+    };
+    if segments().any(is_missing) {
         return Err("it is a damaged program: it ends before its last segment");
     }
     let Some((_, offset, length)) = segments().find(|(kind, ..)| *kind == PT_INTERP) else {
@@ -108,12 +113,12 @@ enum Class {
 }
 
 impl Class {
+    /// By how long an entry of the table of segments is, as the kernel has it; it does not look at the byte
+    /// that says so (`EI_CLASS`).
     fn of(head: &[u8]) -> Option<Self> {
-        match head.get(4) {
-            Some(1) => Some(Self::Narrow),
-            Some(2) => Some(Self::Wide),
-            _ => None,
-        }
+        let is =
+            |class: &Self| head.len() >= class.header() && class.table(head).1 == class.segment();
+        [Self::Wide, Self::Narrow].into_iter().find(is)
     }
 
     /// How long the header is.
@@ -194,10 +199,13 @@ mod tests {
             head
         };
         assert_eq!(flaw(&own()), None);
-        // No class; a part of a program (ET_REL).
-        assert!(flaw(&changed(4, 0)).is_some() && flaw(&changed(16, 1)).is_some());
+        // The kernel does not look at the class.
+        assert_eq!(flaw(&changed(4, 0)), None);
+        // A part of a program (ET_REL).
+        assert!(flaw(&changed(16, 1)).is_some());
         // EM_SPARC.
-        assert_eq!(flaw(&changed(18, 2)).is_some(), !MACHINES.is_empty());
+        assert!(!is_foreign(&own()));
+        assert_eq!(is_foreign(&changed(18, 2)), !MACHINES.is_empty());
         for end in 4..52 {
             assert!(flaw(&own()[..end]).is_some(), "{end} bytes");
         }

@@ -208,18 +208,18 @@ fn check_format(program: &Path, shown: &str, depth: u32) -> Result<()> {
     if let Some(line) = head[..head.len().min(LINE)].strip_prefix(b"#!") {
         return check_interpreter(program, shown, line, depth);
     }
-    let flaw = |why| match other_formats_may_be_known() {
-        true => Ok(()),
-        false => Err(not_executable(shown, io::Error::other(why))),
-    };
-    if let Some(why) = no_program(&head) {
-        return flaw(why);
+    let flaw = |why| Err(not_executable(shown, io::Error::other(why)));
+    if let Some(why) = foreign(&head, depth) {
+        return if other_formats_may_be_known() {
+            Ok(())
+        } else {
+            flaw(why)
+        };
     }
     if !head.starts_with(ELF) {
-        // The shell reads what it is given itself, and not what another script names.
-        return if depth == 0 { Ok(()) } else { flaw(NEITHER) };
+        return Ok(());
     }
-    match elf::loader(&file, &head) {
+    match elf::flaw(&head).map_or_else(|| elf::loader(&file, &head), Err) {
         Ok(Some(loader)) => check_loader(&loader, shown),
         Ok(None) => Ok(()),
         Err(why) => flaw(why),
@@ -228,11 +228,18 @@ fn check_format(program: &Path, shown: &str, depth: u32) -> Result<()> {
 
 /// A script needs the program that its first line names (execve(2)).
 fn check_interpreter(script: &Path, shown: &str, line: &[u8], depth: u32) -> Result<()> {
-    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    // As the kernel has it: a carriage return belongs to the name.
-    let mut words = line
-        .split(|byte| b" \t".contains(byte))
-        .filter(|word| !word.is_empty());
+    let (line, head_is_cut) = match line.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (&line[..end], false),
+        None => (line, line.len() + 2 >= LINE),
+    };
+    let is_blank = |byte: &u8| b" \t".contains(byte);
+    if head_is_cut && !line.trim_ascii_start().iter().any(is_blank) {
+        // Its name is longer than the kernel reads: then it is a text for the shell.
+        return Ok(());
+    }
+    // As the kernel has it: a carriage return belongs to the name, and a zero byte ends it.
+    let line = line.split(|byte| *byte == 0).next().unwrap_or_default();
+    let mut words = line.split(is_blank).filter(|word| !word.is_empty());
     let Some(interpreter) = words.next().map(|word| Path::new(OsStr::from_bytes(word))) else {
         return Ok(());
     };
@@ -274,26 +281,29 @@ fn check_loader(loader: &Path, shown: &str) -> Result<()> {
 
 const ELF: &[u8] = b"\x7fELF";
 
-const NEITHER: &str = "it is neither a program nor a script";
-
-/// Why the kernel would not execute a file that begins so (ENOEXEC, execve(2)). What then is text is
-/// given to the shell, as execvp(3) does; what has a zero byte in its first line is no text.
-fn no_program(head: &[u8]) -> Option<&'static str> {
+/// Why the kernel by itself would not execute a file that begins so (ENOEXEC, execve(2)), and perhaps by a
+/// format that it was told of. What then is text is given to the shell, as execvp(3) does, but not where
+/// another script names it; what has a zero byte in its first line is no text.
+fn foreign(head: &[u8], depth: u32) -> Option<&'static str> {
     if head.starts_with(ELF) {
-        return elf::flaw(head);
+        return elf::is_foreign(head).then_some("it is a program for another kind of machine");
     }
     let first_line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    first_line.contains(&0).then_some(NEITHER)
+    (depth > 0 || first_line.contains(&0)).then_some("it is neither a program nor a script")
 }
 
-/// Whether the kernel was told of other formats (binfmt_misc): then it may run what it could not.
+/// Whether the kernel was told of other formats (binfmt_misc): then it may run what it could not. Where
+/// that cannot be seen, as in most containers, it may have been.
 fn other_formats_may_be_known() -> bool {
-    let own = |name: &OsStr| name == "register" || name == "status";
     let told = std::fs::read_dir("/proc/sys/fs/binfmt_misc");
-    told.into_iter()
+    let names: Vec<OsString> = told
+        .into_iter()
         .flatten()
         .flatten()
-        .any(|entry| !own(&entry.file_name()))
+        .map(|entry| entry.file_name())
+        .collect();
+    let own = |name: &OsString| name == "register" || name == "status";
+    !names.iter().any(own) || !names.iter().all(own)
 }
 
 #[cfg(test)]
@@ -325,7 +335,7 @@ mod tests {
             b"#!/bin/sh\n\0",
             b"echo a\nexit\n\0\0",
         ] {
-            assert_eq!(no_program(text), None, "{}", String::from_utf8_lossy(text));
+            assert_eq!(foreign(text, 0), None, "{}", String::from_utf8_lossy(text));
         }
     }
 }

@@ -114,6 +114,7 @@ fn what_a_command_needs_to_run_is_looked_at_before_a_holder_is_asked() {
     let odd = program.to_str().unwrap();
     for (bytes, why) in [
         (of_another_library, "its loader /lib99/ld-linux"),
+        (b"\x7fELF\x02 and so on".to_vec(), "it ends in its header"),
         (tool[..5000].to_vec(), "it ends before its last segment"),
         (line("/nowhere/sh"), "its interpreter /nowhere/sh"),
         (named("bin"), "it is a directory"),
@@ -156,10 +157,14 @@ fn what_no_kernel_runs_costs_no_holder() {
     ];
     let program = scene.path("bin/odd");
     let odd = program.to_str().unwrap();
+    let mount = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc && exec \"$@\"";
+    let seen = ["--mount", "sh", "-c", mount, "sh"];
     for bytes in files {
         fs::write(&program, bytes).unwrap();
         set_mode(&program, 0o755);
-        let output = scene.finish(["run", "--replace", "--", odd]);
+        // Where it can be seen that the kernel was told of no other formats.
+        let command = scene.gateway(["run", "--replace", "--", odd]);
+        let output = scene.finish_command(scene.behind("unshare", &seen, &command));
         output.assert_code(126).assert_one_line().assert_says(odd);
         assert!(holder.is_running(), "{}", holder.stderr());
     }
