@@ -192,7 +192,8 @@ extern "C" fn child(birth: *mut c_void) -> c_int {
     let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
     birth.failure = match follow(birth.plan) {
         Ok(()) => {
-            // Stopped here we would hold up our parent, which nothing can wake or stop (CLONE_VFORK).
+            // Stopped here we would hold up our parent, which nothing can wake or stop (CLONE_VFORK). So would
+            // a key that comes while execve(2) looks at a file that it then refuses: that is not prevented.
             while let Some(signal) = take_job_stop() {
                 birth.job_stop = Some(signal);
             }
