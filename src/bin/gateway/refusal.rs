@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use gateway_lock::acquire::{Former, Refused};
 use gateway_lock::holder::{Holder, Sighting};
-use gateway_lock::process::Pid;
+use gateway_lock::process::{self, Pid};
+use gateway_lock::record::Record;
 use gateway_lock::survivors::Survivor;
 use gateway_lock::takeover::{Bar, Mode, Refusal};
 use gateway_lock::user::user_name;
+use gateway_lock::variables;
 
 use crate::words::{
-    Subject, as_user, holder, how_to_stop, inherited, look_elsewhere, process, series, sighting,
-    span, survivor, typed_seconds, will_stop,
+    self, Subject, as_user, holder, how_to_stop, inherited, look_elsewhere, series, sighting, span,
+    survivor, typed_seconds, will_stop,
 };
 
 /// What to say of it, after so long.
@@ -70,7 +72,7 @@ impl Defeat<'_> {
     }
 
     fn held(&self, known: &Holder) -> String {
-        if gateway_lock::process::ancestors().contains(&known.pid()) {
+        if runs_under(known) {
             return format!(
                 "held by {}, {}: it is an ancestor of this process, which runs under it; to run something beside it, give that a name of its own: -n NAME",
                 holder(known),
@@ -167,7 +169,7 @@ impl Defeat<'_> {
             ),
             Bar::NotPermitted => {
                 let recorded = known.record().map(|record| record.uid);
-                let Some(uid) = gateway_lock::process::uid(known.pid()).or(recorded) else {
+                let Some(uid) = process::uid(known.pid()).or(recorded) else {
                     return format!("may not signal {who}, {at}");
                 };
                 format!(
@@ -180,7 +182,7 @@ impl Defeat<'_> {
     }
 
     fn too_short(&self, timeout: Duration, needed: Option<Duration>, known: &Holder) -> String {
-        let who = process(known.pid(), &known.command());
+        let who = words::process(known.pid(), &known.command());
         let (needs, longer) = match needed {
             Some(needed) => (
                 format!(
@@ -210,12 +212,20 @@ impl Defeat<'_> {
     }
 }
 
+/// Whether this process is of the holder's payload: what it was started with is asked first, because to go
+/// through the ancestors takes a look at each.
+fn runs_under(known: &Holder) -> bool {
+    let outer = std::env::var(variables::RUN_ID).unwrap_or_default();
+    let is_its = |record: &Record| outer.split(':').any(|run_id| run_id == record.run_id);
+    known.record().is_some_and(is_its) && process::ancestors().contains(&known.pid())
+}
+
 fn said_before<'a>(asked: impl IntoIterator<Item = &'a Former>) -> String {
     let asked: Vec<&Former> = asked.into_iter().collect();
     if asked.is_empty() {
         return String::new();
     }
-    let gone = series(&asked, |former| process(former.pid, &former.argv));
+    let gone = series(&asked, |former| words::process(former.pid, &former.argv));
     format!(" (asked to stop: {gone})")
 }
 
