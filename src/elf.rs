@@ -41,12 +41,12 @@ pub(crate) fn flaw(head: &[u8]) -> Option<&'static str> {
         .then_some("it is a part of a program, and cannot run by itself")
 }
 
-/// The loader that a program without a flaw in its head names. `Ok(None)`: it needs none, or the disk
+/// The loader that a program of this length, without a flaw in its head, names. `Ok(None)`: it needs none, or the disk
 /// does not give it, which is left to the kernel to say.
 ///
 /// # Errors
 /// The kernel would not execute it, or it would die as soon as it runs: why.
-pub(crate) fn loader(file: &File, head: &[u8]) -> Result<Option<PathBuf>, &'static str> {
+pub(crate) fn loader(file: &File, end: u64, head: &[u8]) -> Result<Option<PathBuf>, &'static str> {
     let Some(class) = Class::of(head) else {
         return Ok(None);
     };
@@ -54,7 +54,6 @@ pub(crate) fn loader(file: &File, head: &[u8]) -> Result<Option<PathBuf>, &'stat
     if count == 0 || count > MOST_SEGMENTS {
         return Err("it is a damaged program: it has no table of segments");
     }
-    let end = file.metadata().map_or(u64::MAX, |metadata| metadata.len());
     let is_whole =
         |offset: u64, length: u64| offset.checked_add(length).is_some_and(|to| to <= end);
     let mut table = vec![0; size * count];
@@ -188,7 +187,7 @@ mod tests {
     fn with(bytes: &[u8]) -> Result<Option<PathBuf>, &'static str> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        loader(&file, &bytes[..bytes.len().min(2048)])
+        loader(&file, bytes.len() as u64, &bytes[..bytes.len().min(2048)])
     }
 
     #[test]

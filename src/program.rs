@@ -122,7 +122,7 @@ fn check(program: &Path) -> Result<PathBuf> {
             Err(not_executable(&shown, errno).advise(how_to_execute(&absolute)))
         }
         Err(bar) => Err(not_executable(&shown, bar)),
-        Ok(()) => check_format(program, &shown, 0),
+        Ok(size) => check_format(program, size, &shown, 0),
     }?;
     Ok(program.to_path_buf())
 }
@@ -145,13 +145,19 @@ impl From<Bar> for io::Error {
     }
 }
 
-fn may_execute(program: &Path) -> Result<(), Bar> {
+/// How large it is.
+fn may_execute(program: &Path) -> Result<u64, Bar> {
     let stat = rustix::fs::stat(program).map_err(Bar::Errno)?;
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
     if !kind.is_file() {
         return Err(Bar::Unfit(crate::unusable::describe(kind)));
     }
-    rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS).map_err(Bar::NoRight)
+    has_right(program).map_err(Bar::NoRight)?;
+    Ok(stat.st_size.unsigned_abs())
+}
+
+fn has_right(program: &Path) -> Result<(), Errno> {
+    rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS)
 }
 
 /// For messages: a log tells no current directory.
@@ -192,7 +198,7 @@ const DEEPEST: u32 = 5;
 
 /// What the file begins with is looked at, too, so that nobody is asked to go for a command that cannot
 /// run. What cannot be read is left to the kernel. `depth`: how many interpreters led here.
-fn check_format(program: &Path, shown: &str, depth: u32) -> Result<()> {
+fn check_format(program: &Path, size: u64, shown: &str, depth: u32) -> Result<()> {
     use std::io::Read;
     let Ok(mut file) = std::fs::File::open(program) else {
         return Ok(());
@@ -219,7 +225,7 @@ fn check_format(program: &Path, shown: &str, depth: u32) -> Result<()> {
     if !head.starts_with(ELF) {
         return Ok(());
     }
-    match elf::flaw(&head).map_or_else(|| elf::loader(&file, &head), Err) {
+    match elf::flaw(&head).map_or_else(|| elf::loader(&file, size, &head), Err) {
         Ok(Some(loader)) => check_loader(&loader, shown),
         Ok(None) => Ok(()),
         Err(why) => flaw(why),
@@ -255,7 +261,7 @@ fn check_interpreter(script: &Path, shown: &str, line: &[u8], depth: u32) -> Res
         ))
     };
     match bar {
-        Ok(()) => check_format(interpreter, &named, depth + 1),
+        Ok(size) => check_format(interpreter, size, &named, depth + 1),
         Err(bar) if line.ends_with(b"\r") => {
             let typed = quoted(absolute(script).as_os_str());
             Err(not_executable(&named, bar).advise(format!(
@@ -268,10 +274,10 @@ fn check_interpreter(script: &Path, shown: &str, line: &[u8], depth: u32) -> Res
 
 /// A program of another C library, or of another distribution, may name one that is not here.
 fn check_loader(loader: &Path, shown: &str) -> Result<()> {
-    may_execute(loader).map_err(|bar| {
+    has_right(loader).map_err(|errno| {
         not_executable(
             &format!("{shown}: its loader {}", printable(loader.as_os_str())),
-            bar,
+            errno,
         )
         .advise(
             "it was built for another C library or system: install that, or build it for this one",
