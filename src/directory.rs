@@ -62,7 +62,11 @@ fn mode_below(directory: &Path) -> Mode {
 fn make(at: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<OwnedFd, Errno> {
     let above = rustix::fs::fstat(at)?;
     if rustix::process::geteuid().is_root() && above.st_uid != 0 {
-        return make_for_somebody(at, &above, name, mode);
+        match make_for_somebody(at, &above, name, mode) {
+            // A file system that cannot rename so: it stays root's.
+            Err(Errno::INVAL | Errno::NOSYS) => {}
+            made => return made,
+        }
     }
     rustix::fs::mkdirat(at, name, mode)?;
     let made = enter(at, name)?;
@@ -88,17 +92,13 @@ fn make_for_somebody(
         set_mode(&made, mode);
         owner::give(&made, above, Access::WRITE_OK | Access::EXEC_OK)?;
     }
-    let named = rustix::fs::renameat_with(at, &hidden, at, name, RenameFlags::NOREPLACE);
-    if let Err(errno) = named {
-        rustix::fs::unlinkat(at, &hidden, AtFlags::REMOVEDIR)?;
-        if !matches!(errno, Errno::INVAL | Errno::NOSYS) {
-            return Err(errno);
+    match rustix::fs::renameat_with(at, &hidden, at, name, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(made),
+        Err(errno) => {
+            let _ = rustix::fs::unlinkat(at, &hidden, AtFlags::REMOVEDIR);
+            Err(errno)
         }
-        // A file system that cannot: it stays root's.
-        rustix::fs::mkdirat(at, name, mode)?;
-        return enter(at, name);
     }
-    Ok(made)
 }
 
 /// O_PATH, because a umask may have taken the right to read, too; fchmod(2) refuses such a descriptor, and

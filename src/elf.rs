@@ -21,7 +21,7 @@ const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 
 /// The kernel takes no larger table (`load_elf_phdrs` in its fs/binfmt_elf.c), and no longer path.
-const MOST_SEGMENTS: usize = 1000;
+const LARGEST_TABLE: usize = 65_536;
 const LONGEST_PATH: u64 = 4096;
 
 /// Whether it is a program for a machine that a kernel for us is no kernel for.
@@ -41,8 +41,8 @@ pub(crate) fn flaw(head: &[u8]) -> Option<&'static str> {
         .then_some("it is a part of a program, and cannot run by itself")
 }
 
-/// The loader that a program of this length, without a flaw in its head, names. `Ok(None)`: it needs none, or the disk
-/// does not give it, which is left to the kernel to say.
+/// The loader that a program of this length, without a flaw in its head, names. `Ok(None)`: it needs none,
+/// or the disk does not give it, which is left to the kernel to say.
 ///
 /// # Errors
 /// The kernel would not execute it, or it would die as soon as it runs: why.
@@ -51,7 +51,7 @@ pub(crate) fn loader(file: &File, end: u64, head: &[u8]) -> Result<Option<PathBu
         return Ok(None);
     };
     let (at, size, count) = class.table(head);
-    if count == 0 || count > MOST_SEGMENTS {
+    if count == 0 || size * count > LARGEST_TABLE {
         return Err("it is a damaged program: it has no table of segments");
     }
     let is_whole =
