@@ -96,13 +96,13 @@ impl Defeat<'_> {
 
     fn deadline(&self) -> String {
         let pid = self.who.pid();
-        let asked_too = |former: &&Former| Some(former.pid) == pid;
-        let next = if self.asked.iter().any(|former| asked_too(&former)) {
+        let is_it = |former: &Former| Some(former.pid) == pid;
+        let next = if self.asked.iter().any(is_it) {
             format!("; it {}", will_stop(self.mode))
         } else {
             format!("; give it longer with --timeout{}", look_at(self.who))
         };
-        let others = self.asked.iter().filter(|former| !asked_too(former));
+        let others = self.asked.iter().filter(|former| !is_it(former));
         format!(
             "gave up after {}: {} still has the lock, {}{}{next}",
             span(self.waited),
