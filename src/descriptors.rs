@@ -185,8 +185,7 @@ fn locked_file(pid: Pid, fd: &OsStr) -> io::Result<Option<LockedFile>> {
         known => known?,
     };
     Ok(
-        // Made executable it still is one: what is in it tells.
-        may_be_pid_file(features.mode & !0o111, features.size).then(|| LockedFile {
+        may_be_pid_file(features.mode, features.size).then(|| LockedFile {
             pid,
             features,
             link,

@@ -139,20 +139,9 @@ impl OpenFile {
     ) -> Result<Self> {
         let opened = opened.map_err(|errno| explain(action, path, errno))?;
         let Opened { file, straight } = opened.into();
-        let mut stat = rustix::fs::fstat(&file)
+        let stat = rustix::fs::fstat(&file)
             .map_err(|errno| Error::pid_file("cannot stat", path).because(errno))?;
-        if stat.st_mode & 0o111 != 0 && is_a_record(&file) {
-            stat.st_mode &= !0o111;
-        }
-        refuse_unlikely(path, &stat)?;
-        // Such a file takes no room: any other than a new one does.
-        if stat.st_blocks == 0 && is_the_kernels_own(&file) {
-            return Err(Error::pid_file("will not use", path)
-                .because(io::Error::other(
-                    "it is a setting of the kernel, and no file",
-                ))
-                .advise(ANOTHER_PATH));
-        }
+        refuse_unlikely(path, &file, &stat)?;
         let path = if straight && is_plain(path) {
             path.to_path_buf()
         } else {
@@ -537,38 +526,6 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
             other => return other,
         }
     }
-}
-
-/// In procfs and the like what is written into a file is an order to the kernel.
-fn is_the_kernels_own(file: &File) -> bool {
-    // linux/magic.h: proc, sysfs, securityfs, debugfs, tracefs, configfs, cgroup, cgroup2, binfmt_misc, selinuxfs,
-    // smackfs, mqueue, bpf, efivarfs, pstore, resctrl.
-    const KINDS: [rustix::fs::FsWord; 16] = [
-        0x9fa0,
-        0x6265_6572,
-        0x7363_6673,
-        0x6462_6720,
-        0x7472_6163,
-        0x6265_6570,
-        0x0027_e0eb,
-        0x6367_7270,
-        0x4249_4e4d,
-        0xf97c_ff8c,
-        0x4341_5d53,
-        0x1980_0202,
-        0xcafe_4a11,
-        0xde5e_81e4,
-        0x6165_676c,
-        0x0765_5821,
-    ];
-    rustix::fs::fstatfs(file).is_ok_and(|stat| KINDS.contains(&stat.f_type))
-}
-
-/// `chmod -R 755` makes a pid file executable, and a program does not begin as a record does.
-fn is_a_record(file: &File) -> bool {
-    let mut head = [0; 64];
-    let read = file.read_at(&mut head, 0);
-    read.is_ok_and(|length| length > 1 && begins_as_record(&head[..length]))
 }
 
 /// Whether it is written in canonical form: that is then the file's own, if no link is on the way.

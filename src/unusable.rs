@@ -1,11 +1,14 @@
 //! Why a path cannot be the pid file, and what to do about it.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::fs::Stat;
 use rustix::io::Errno;
 
-use crate::record::MAX_SIZE;
+use crate::record::{MAX_SIZE, begins_as_record};
 use crate::text::{printable, quoted};
 use crate::user::{passwd_of, user_name};
 use crate::{Error, Result};
@@ -22,35 +25,79 @@ pub(crate) const ANOTHER_PATH: &str = "name another path with -f PATH, or an ins
 /// What to do about a full disk, or a quota that is used up.
 pub(crate) const MAKE_ROOM: &str = "make room on that file system";
 
+/// What we say that we do not do, and why.
+type Unlikely = (&'static str, &'static str);
+
 /// Whether a file can be a pid file, by what is known without opening it.
 #[must_use]
 pub(crate) fn may_be_pid_file(mode: u32, size: u64) -> bool {
-    unlikely(mode, size).is_none()
+    no_file(mode).or_else(|| too_large(size)).is_none()
 }
 
-/// The same as an error, with what to do about it.
-pub(crate) fn refuse_unlikely(path: &Path, stat: &rustix::fs::Stat) -> Result<()> {
-    unlikely(stat.st_mode, stat.st_size.unsigned_abs()).map_or(Ok(()), |(action, why)| {
+/// Why an open file is none, with what to do about it: a mistyped path must not cost anybody a file.
+pub(crate) fn refuse_unlikely(path: &Path, file: &File, stat: &Stat) -> Result<()> {
+    let why = no_file(stat.st_mode)
+        .or_else(|| a_program(file, stat))
+        .or_else(|| too_large(stat.st_size.unsigned_abs()))
+        .or_else(|| an_order(file, stat));
+    why.map_or(Ok(()), |(action, why)| {
         Err(Error::pid_file(action, path)
             .because(io::Error::other(why))
             .advise(ANOTHER_PATH))
     })
 }
 
-/// What we say that we do not do, and why: a mistyped path must not cost anybody a file.
-fn unlikely(mode: u32, size: u64) -> Option<(&'static str, &'static str)> {
+fn no_file(mode: u32) -> Option<Unlikely> {
     let kind = rustix::fs::FileType::from_raw_mode(mode);
-    if !kind.is_file() {
-        return Some(("cannot use", describe(kind)));
-    }
-    if mode & 0o111 != 0 {
-        return Some(("will not use", "it is executable, and no pid file is"));
-    }
-    let large = size > MAX_SIZE;
-    large.then_some((
-        "will not use",
-        "it is larger than 64 KiB, and no pid file is",
-    ))
+    (!kind.is_file()).then(|| ("cannot use", describe(kind)))
+}
+
+/// `chmod -R 755` makes a pid file executable, and a program does not begin as a record does.
+fn a_program(file: &File, stat: &Stat) -> Option<Unlikely> {
+    let is_program = stat.st_mode & 0o111 != 0 && !is_a_record(file);
+    is_program.then_some(("will not use", "it is executable, and no pid file is"))
+}
+
+fn too_large(size: u64) -> Option<Unlikely> {
+    let why = "it is larger than 64 KiB, and no pid file is";
+    (size > MAX_SIZE).then_some(("will not use", why))
+}
+
+/// Such a file takes no room: any other than a new one does.
+fn an_order(file: &File, stat: &Stat) -> Option<Unlikely> {
+    let is_order = stat.st_blocks == 0 && is_the_kernels_own(file);
+    is_order.then_some(("will not use", "it is a setting of the kernel, and no file"))
+}
+
+fn is_a_record(file: &File) -> bool {
+    let mut head = [0; 64];
+    let read = file.read_at(&mut head, 0);
+    read.is_ok_and(|length| length > 1 && begins_as_record(&head[..length]))
+}
+
+/// In procfs and the like what is written into a file is an order to the kernel.
+fn is_the_kernels_own(file: &File) -> bool {
+    // linux/magic.h: proc, sysfs, securityfs, debugfs, tracefs, configfs, cgroup, cgroup2, binfmt_misc, selinuxfs,
+    // smackfs, mqueue, bpf, efivarfs, pstore, resctrl.
+    const KINDS: [rustix::fs::FsWord; 16] = [
+        0x9fa0,
+        0x6265_6572,
+        0x7363_6673,
+        0x6462_6720,
+        0x7472_6163,
+        0x6265_6570,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x4249_4e4d,
+        0xf97c_ff8c,
+        0x4341_5d53,
+        0x1980_0202,
+        0xcafe_4a11,
+        0xde5e_81e4,
+        0x6165_676c,
+        0x0765_5821,
+    ];
+    rustix::fs::fstatfs(file).is_ok_and(|stat| KINDS.contains(&stat.f_type))
 }
 
 /// What it is, if it is no regular file.
@@ -109,7 +156,7 @@ pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
 }
 
 /// Then what is not permitted is so for everybody (`chattr +i`).
-fn may_do_everything_with(stat: &rustix::fs::Stat) -> bool {
+fn may_do_everything_with(stat: &Stat) -> bool {
     let us = rustix::process::geteuid();
     us.is_root() || us.as_raw() == stat.st_uid
 }

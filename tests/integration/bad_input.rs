@@ -116,6 +116,16 @@ fn a_pid_file_that_was_made_executable_is_still_one() {
         .assert_silent();
 }
 
+#[test]
+fn a_pid_file_that_was_made_executable_is_listed() {
+    let scene = Scene::new();
+    let start = scene.bare(["run", "-n", "web", "--", "true"]);
+    scene.finish_command(start).assert_code(0);
+    set_mode(&scene.path("state/web/gateway.pid"), 0o755);
+    let list = scene.finish_command(scene.bare(["list"]));
+    assert!(list.stdout.contains("\nweb "), "{list:?}");
+}
+
 /// The holder cannot put it back as long as it stands still.
 #[test]
 fn the_holder_of_a_removed_file_that_was_made_executable_is_found() {
