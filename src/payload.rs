@@ -214,8 +214,9 @@ impl Payload {
     /// Signals each of these, pinned and looked at again, one by one; tells whom it was sent to. The first
     /// process is pinned already, and needs nothing that the system may be short of.
     pub fn signal_each(&self, processes: &[Stat], signal: Signal) -> Vec<Stat> {
+        let first = (self.pid(), self.start_time);
         let reach = |stat: &&Stat| {
-            if stat.pid == self.pid() {
+            if (stat.pid, stat.start_time) == first {
                 send(&self.pinned, signal).is_ok()
             } else {
                 signal_one(stat, signal)
