@@ -5,7 +5,6 @@
 //! The last comparison and the search are two halves: a start that wrote its record sees a newer
 //! file at the path, or whoever made that file sees the record.
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,16 +13,15 @@ use crate::claim::{Claim, Description};
 use crate::held;
 use crate::holder::{self, Holder, Sighting};
 use crate::lock::{AtPath, Locked, OpenFile, Try};
-use crate::process::{self, Pid};
-use crate::record::{Contents, Record};
+use crate::process::Pid;
+use crate::progress::{Progress, Told};
+use crate::record::Contents;
+use crate::request::{Former, Requests, Sent, standing};
 use crate::signal::Signal;
 use crate::standby::{Again, Standby};
 use crate::survivors::{Run, Survivor};
 use crate::sweep::{self, Patience, Swept};
-use crate::takeover::{
-    Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Standing, Step, Takeover, Who,
-};
-use crate::time::Limit;
+use crate::takeover::{Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Step, Takeover};
 use crate::wait::{Interrupt, nap};
 use crate::{Error, Result};
 
@@ -33,52 +31,6 @@ const TICK_PINNED: Duration = Duration::from_secs(1);
 const TICK_EARLY: Duration = Duration::from_millis(10);
 const TICK_LATER: Duration = Duration::from_millis(50);
 const EARLY: Duration = Duration::from_secs(1);
-
-/// For this long an unseen holder is not reported.
-const UNSEEN: Duration = Duration::from_secs(1);
-
-/// What happens while the lock is sought, for whoever tells people.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Progress<'a> {
-    /// Somebody has it. Told at once, and then about once a second.
-    Waiting {
-        /// Who.
-        who: &'a Sighting,
-        /// How long until the next thing happens by itself; none: no end.
-        left: Option<Duration>,
-    },
-    /// The holder was asked to go.
-    Asked {
-        /// Whom.
-        holder: &'a Holder,
-        /// When it will be killed.
-        kill_after: Limit,
-    },
-    /// The holder did not go in time, and was sent SIGKILL.
-    Killed {
-        /// Whom.
-        holder: &'a Holder,
-    },
-    /// What a crash left is being ended.
-    Ending {
-        /// These.
-        survivors: &'a [Survivor],
-    },
-}
-
-/// A holder that was asked, as far as it matters when it is gone.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Former {
-    /// Its pid.
-    pub pid: Pid,
-    /// Its command.
-    pub argv: Vec<OsString>,
-    /// Its record.
-    pub record: Option<Record>,
-    /// It had to be killed.
-    pub killed: bool,
-}
 
 /// The lock and the record are ours.
 #[derive(Debug)]
@@ -152,9 +104,10 @@ pub fn acquire(
         interrupt,
         progress,
         told: Told::default(),
+        in_trouble: false,
         began,
         takeover: Takeover::new(rules),
-        asked: Vec::new(),
+        asked: Requests::default(),
         crowd: None,
         prober: None,
         failed: None,
@@ -174,9 +127,11 @@ struct Seeker<'a, 't> {
     interrupt: &'a mut dyn Interrupt,
     progress: &'a mut (dyn FnMut(Progress<'_>) + 't),
     told: Told,
+    /// A fault was told, and has not passed yet.
+    in_trouble: bool,
     began: Instant,
     takeover: Takeover,
-    asked: Vec<Former>,
+    asked: Requests,
     /// Others are at the lock, too, and do not stay.
     crowd: Option<Crowd>,
     /// The unproven locker of the last look.
@@ -232,14 +187,14 @@ impl Seeker<'_, '_> {
                 Ok(None) => self.faulty_since = None,
                 Err(error) => match self.why_to_stay() {
                     Some(why) => {
-                        self.told.trouble(&error, why);
+                        self.tell_trouble(&error, why);
                         nap([], TICK_LATER, self.interrupt);
                     }
                     None => return Err(error),
                 },
             }
             if self.interrupt.interrupted() {
-                return Ok(Outcome::Interrupted { asked: self.asked });
+                return Ok(self.gave_in());
             }
         }
     }
@@ -271,11 +226,12 @@ impl Seeker<'_, '_> {
                 if self.interrupt.interrupted() {
                     return Ok(None);
                 }
-                self.signal(step, who, &file)
+                let kill = step == Step::Kill;
+                self.signal(if kill { Signal::KILL } else { Signal::TERM }, who, &file)
             }
             (Step::Sleep(until), Look::Held { who, file }) => {
                 self.failed = None;
-                self.told.in_trouble = false;
+                self.in_trouble = false;
                 self.sleep(&who, file, until)?;
                 self.crowd = Crowd::behind(&who, self.rules.mode, self.began.elapsed());
                 Ok(None)
@@ -303,8 +259,19 @@ impl Seeker<'_, '_> {
         Ok(None)
     }
 
+    fn gave_in(&mut self) -> Outcome {
+        let asked = self.asked.take();
+        Outcome::Interrupted { asked }
+    }
+
+    fn tell_trouble(&mut self, error: &Error, why_to_stay: &str) {
+        if !std::mem::replace(&mut self.in_trouble, true) {
+            log::warn!("{error}; trying again, because {why_to_stay}");
+        }
+    }
+
     fn refused(&mut self, refusal: Refusal, who: Sighting) -> Outcome {
-        let asked = std::mem::take(&mut self.asked);
+        let asked = self.asked.take();
         Outcome::Refused(Refused::By {
             refusal,
             who,
@@ -331,7 +298,7 @@ impl Seeker<'_, '_> {
     /// Why not to leave at a fault that may pass, if there is a reason.
     fn why_to_stay(&mut self) -> Option<&'static str> {
         let since = *self.faulty_since.get_or_insert_with(Instant::now);
-        let stands_in_line = self.standby.is_some() && self.told.whom.is_some();
+        let stands_in_line = self.standby.is_some() && self.told.anybody();
         if self.is_late() {
             None
         } else if !self.asked.is_empty() {
@@ -376,45 +343,25 @@ impl Seeker<'_, '_> {
         until.map(|until| until.saturating_sub(self.began.elapsed()))
     }
 
-    fn signal(&mut self, step: Step, who: Sighting, file: &OpenFile) -> Result<Option<Outcome>> {
+    fn signal(
+        &mut self,
+        signal: Signal,
+        who: Sighting,
+        file: &OpenFile,
+    ) -> Result<Option<Outcome>> {
         let Some(holder) = who.holder() else {
             return Ok(None);
         };
-        let kill = step == Step::Kill;
-        let pressed = self.press(kill, holder, file);
-        match pressed.inspect_err(|_| self.takeover.step_failed())? {
-            Pressed::Sent => self.tell_pressed(kill, holder),
-            Pressed::Gone => self.takeover.take_back(),
-            Pressed::Forbidden => {
-                return Ok(Some(self.refused(Refusal::Barred(Bar::NotPermitted), who)));
-            }
+        if signal != Signal::KILL {
+            // A takeover that cannot work harms nobody: the file must take a record.
+            file.check_room(self.description.room(file))
+                .inspect_err(|_| self.takeover.step_failed())?;
         }
-        Ok(None)
-    }
-
-    fn press(&self, kill: bool, holder: &Holder, file: &OpenFile) -> Result<Pressed> {
-        if kill {
-            return press(holder, Signal::KILL);
-        }
-        // A takeover that cannot work harms nobody: the file must take a record.
-        file.check_room(self.description.room(file))?;
-        press(holder, Signal::TERM)
-    }
-
-    fn tell_pressed(&mut self, kill: bool, holder: &Holder) {
-        if !kill {
-            self.asked.push(former(holder));
-            let kill_after = self.rules.kill_after(holder.stop_budget());
-            return (self.progress)(Progress::Asked { holder, kill_after });
-        }
-        if let Some(asked) = self
-            .asked
-            .iter_mut()
-            .rfind(|asked| asked.pid == holder.pid())
-        {
-            asked.killed = true;
-        }
-        (self.progress)(Progress::Killed { holder });
+        let (takeover, progress) = (&mut self.takeover, &mut *self.progress);
+        Ok(match self.asked.send(signal, holder, takeover, progress)? {
+            Sent::Yes | Sent::Gone => None,
+            Sent::Forbidden => Some(self.refused(Refusal::Barred(Bar::NotPermitted), who)),
+        })
     }
 
     /// Sleeps; a standby goes on sleeping as long as it finds nothing that concerns it.
@@ -476,10 +423,7 @@ impl Seeker<'_, '_> {
                 self.swept = swept;
                 Ok(None)
             }
-            Swept::Interrupted => {
-                let asked = std::mem::take(&mut self.asked);
-                Ok(Some(Outcome::Interrupted { asked }))
-            }
+            Swept::Interrupted => Ok(Some(self.gave_in())),
             Swept::Stuck { left, own_ancestor } => {
                 let refused = Refused::Survivors { left, own_ancestor };
                 Ok(Some(Outcome::Refused(refused)))
@@ -510,7 +454,7 @@ impl Seeker<'_, '_> {
         Ok(Some(Outcome::Acquired(Box::new(Acquired {
             claim,
             last,
-            replaced: std::mem::take(&mut self.asked),
+            replaced: self.asked.take(),
             swept: std::mem::take(&mut self.swept),
             waited: self.began.elapsed(),
         }))))
@@ -668,126 +612,6 @@ fn seen(look: &Look, mode: Mode) -> Seen {
         Look::Mine(_) => Seen::Free,
         Look::Moved => Seen::Moved,
         Look::Held { who, .. } => Seen::Held(standing(who, mode)),
-    }
-}
-
-/// What a sighting means to the decision.
-#[must_use]
-pub fn standing(who: &Sighting, mode: Mode) -> Standing {
-    let proven = |holder: &Holder, ending| Standing::Proven {
-        who: Who(holder.pid().get(), holder.start_time()),
-        budget: holder.stop_budget(),
-        bar: bar(holder, mode),
-        ending,
-    };
-    match who {
-        // Just killed: the lock is as good as free.
-        Sighting::Proven(holder) => proven(holder, mode == Mode::Plain && holder.is_dying()),
-        Sighting::Ending(holder) => proven(holder, true),
-        Sighting::Starting(_) => Standing::Starting,
-        Sighting::Foreign(_) | Sighting::Invisible(_) => Standing::Unproven,
-    }
-}
-
-fn bar(holder: &Holder, mode: Mode) -> Option<Bar> {
-    let pid = holder.pid();
-    match mode {
-        Mode::Plain => None,
-        Mode::Replace if pid == Pid::INIT => Some(Bar::Init),
-        _ if process::ancestors().contains(&pid) => Some(Bar::Ancestor),
-        Mode::Wait => None,
-        Mode::Replace | Mode::Stop => (!holder.may_be_signalled()).then_some(Bar::NotPermitted),
-    }
-}
-
-/// What became of a signal to a holder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pressed {
-    /// It was sent.
-    Sent,
-    /// The process does not hold any more, and nothing was sent.
-    Gone,
-    /// It is not ours to signal.
-    Forbidden,
-}
-
-/// Sends a proven holder a signal, and wakes it if it is stopped.
-///
-/// # Errors
-/// The system refuses, for another reason than permission.
-pub fn press(holder: &Holder, signal: Signal) -> Result<Pressed> {
-    match holder.signal(signal) {
-        Ok(true) => {
-            if signal != Signal::KILL {
-                holder.wake_if_stopped();
-            }
-            Ok(Pressed::Sent)
-        }
-        Ok(false) => Ok(Pressed::Gone),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Ok(Pressed::Forbidden)
-        }
-        Err(error) => Err(
-            Error::system(format!("cannot send {signal} to pid {}", holder.pid())).because(error),
-        ),
-    }
-}
-
-/// What is worth keeping of a holder that was asked.
-#[must_use]
-pub fn former(holder: &Holder) -> Former {
-    Former {
-        pid: holder.pid(),
-        argv: holder.command(),
-        record: holder.record().cloned(),
-        killed: false,
-    }
-}
-
-/// Says who is waited for at once, again when that changes, and about once a second.
-#[derive(Default)]
-struct Told {
-    whom: Option<Option<Pid>>,
-    at: Option<Instant>,
-    in_trouble: bool,
-    unseen_since: Option<Instant>,
-}
-
-impl Told {
-    fn trouble(&mut self, error: &Error, why_to_stay: &str) {
-        if !std::mem::replace(&mut self.in_trouble, true) {
-            log::warn!("{error}; trying again, because {why_to_stay}");
-        }
-    }
-
-    fn waiting(
-        &mut self,
-        who: &Sighting,
-        left: Option<Duration>,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) {
-        // A holder that is just being killed cannot be seen for a moment either; and who looks is soon through.
-        let unseen = matches!(who, Sighting::Invisible(_)) || who.is_a_look();
-        self.unseen_since = if unseen {
-            self.unseen_since.or(Some(Instant::now()))
-        } else {
-            None
-        };
-        if self
-            .unseen_since
-            .is_some_and(|since| since.elapsed() < UNSEEN)
-        {
-            return;
-        }
-        let whom = Some(who.pid());
-        let due = self
-            .at
-            .is_none_or(|at| at.elapsed() >= Duration::from_millis(900));
-        if self.whom != whom || due {
-            self.whom = whom;
-            self.at = Some(Instant::now());
-            progress(Progress::Waiting { who, left });
-        }
     }
 }
 

@@ -36,7 +36,8 @@
 //! ```text
 //! census, pid_file, stop, supervise
 //! acquire, payload
-//! claim, sweep, view
+//! request
+//! claim, progress, sweep, view
 //! standby, survivors
 //! held
 //! bell, holder, seats
@@ -99,8 +100,10 @@ pub mod process;
 mod process_table;
 mod procfs;
 pub mod program;
+pub mod progress;
 pub mod record;
 pub mod remote;
+pub mod request;
 mod roots;
 mod seats;
 pub mod signal;

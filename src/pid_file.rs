@@ -15,6 +15,7 @@ use crate::acquire::{self, Outcome, Refused};
 use crate::claim::{Claim, Description, Finding};
 use crate::holder::{Holder, Sighting};
 use crate::place::absolute;
+use crate::progress;
 use crate::record::{End, Reason};
 use crate::survivors::Survivor;
 use crate::takeover::{Mode, Rules};
@@ -304,7 +305,7 @@ impl PidFile {
         step: &mut dyn FnMut(Progress),
     ) -> Result<Wait> {
         let path = absolute(&self.path)?;
-        let mut told = |progress: acquire::Progress<'_>| step(translate(&progress, &path));
+        let mut told = |progress: progress::Progress<'_>| step(translate(&progress, &path));
         let description = Description::of_this_process()?;
         Ok(
             match acquire::acquire(&path, rules, &description, interrupt, &mut told)? {
@@ -323,16 +324,16 @@ impl PidFile {
     }
 }
 
-fn translate(progress: &acquire::Progress<'_>, path: &Path) -> Progress {
+fn translate(progress: &progress::Progress<'_>, path: &Path) -> Progress {
     match progress {
-        acquire::Progress::Waiting { who, .. } => Progress::Waiting(HolderInfo::of(who, path)),
-        acquire::Progress::Asked { holder, .. } => {
+        progress::Progress::Waiting { who, .. } => Progress::Waiting(HolderInfo::of(who, path)),
+        progress::Progress::Asked { holder, .. } => {
             Progress::Asked(HolderInfo::of_holder(holder, path))
         }
-        acquire::Progress::Killed { holder } => {
+        progress::Progress::Killed { holder } => {
             Progress::Killed(HolderInfo::of_holder(holder, path))
         }
-        acquire::Progress::Ending { survivors } => Progress::Ending(survivors.len()),
+        progress::Progress::Ending { survivors } => Progress::Ending(survivors.len()),
     }
 }
 

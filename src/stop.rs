@@ -1,15 +1,18 @@
 //! Ending the holder that is found, and not its successors.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::acquire::{self, Former, Pressed, Progress, Refused};
+use crate::acquire::Refused;
 use crate::bystanders::Bystanders;
 use crate::file_id::FileId;
 use crate::holder::{Holder, Locker, Sighting};
 use crate::lock::{OpenFile, Try};
 use crate::process::{Pid, Stat};
+use crate::progress::{Progress, Told};
 use crate::record::{self, Asker, Contents, End, Reason, Record};
+use crate::request::{Former, Requests, Sent, standing};
 use crate::signal::Signal;
 use crate::survivors::{Run, Survivor};
 use crate::sweep::{self, Patience, Swept};
@@ -21,6 +24,9 @@ use crate::{Result, process};
 
 /// Between two looks at somebody who is not watched.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Nobody is told of a wait that is no longer than this.
+const SOON: Duration = Duration::from_millis(500);
 
 /// How long a process that has let go is given to be gone as well.
 const LAST_STEPS: Duration = Duration::from_secs(1);
@@ -75,8 +81,8 @@ pub fn stop(
             mode: Mode::Stop,
             ..rules
         }),
-        rules,
-        asked: None,
+        asked: Requests::default(),
+        told: Told::default(),
         lost_sight_of: None,
     };
     stopper.run()
@@ -87,9 +93,9 @@ struct Stopper<'a, 't> {
     interrupt: &'a mut dyn Interrupt,
     progress: &'a mut (dyn FnMut(Progress<'_>) + 't),
     began: Instant,
-    rules: Rules,
     takeover: Takeover,
-    asked: Option<Former>,
+    asked: Requests,
+    told: Told,
     /// Who was asked, and was not proven any more when it was to be killed.
     lost_sight_of: Option<Target>,
 }
@@ -102,6 +108,15 @@ struct Target {
 }
 
 impl Target {
+    fn of(holder: &Holder) -> Self {
+        Self {
+            former: Former::of(holder),
+            file: holder.file(),
+            // Of the process itself, not of what it wrote; and while it is there to be asked.
+            uid: process::uid(holder.pid()).unwrap_or(u32::MAX),
+        }
+    }
+
     /// Whether the holder of now, if there is one, is certainly somebody else.
     fn is_gone(&self, now: &State) -> bool {
         match now.pid() {
@@ -137,14 +152,14 @@ impl Stopper<'_, '_> {
             }
             nap(None, LOOK_AGAIN, self.interrupt);
             if self.interrupt.interrupted() {
-                return Ok(Stopped::Interrupted(self.take_asked()));
+                return Ok(Stopped::Interrupted(self.asked.take()));
             }
         }
     }
 
     /// Why to give up on somebody who is not proven to hold, if it is time to.
     fn refusal(&mut self, who: &Sighting) -> Option<Refusal> {
-        let seen = Seen::Held(acquire::standing(who, Mode::Stop));
+        let seen = Seen::Held(standing(who, Mode::Stop));
         match self.takeover.next(self.began.elapsed(), seen) {
             Step::Refuse(refusal) => Some(refusal),
             // There is nobody to ask.
@@ -155,58 +170,60 @@ impl Stopper<'_, '_> {
     /// Presses one proven holder until it is gone. `None`: it is not proven any more, and
     /// who holds is to be looked at anew.
     fn end(&mut self, who: &Sighting, holder: &Holder) -> Result<Option<Stopped>> {
-        let target = Target {
-            former: acquire::former(holder),
-            file: holder.file(),
-            // Of the process itself, not of what it wrote; and while it is there to be asked.
-            uid: process::uid(holder.pid()).unwrap_or(u32::MAX),
-        };
-        let mut told = None;
+        let target = Target::of(holder);
         while !holder.has_let_go() {
-            let standing = acquire::standing(who, Mode::Stop);
-            let step = self
-                .takeover
-                .next(self.began.elapsed(), Seen::Held(standing));
-            match step {
-                Step::Ask | Step::Kill => match self.press(step, holder)? {
-                    Pressed::Sent => {}
-                    Pressed::Gone => {
-                        self.lost_sight_of = self.asked.is_some().then_some(target);
-                        return Ok(None);
-                    }
-                    Pressed::Forbidden => {
-                        let refusal = Refusal::Barred(Bar::NotPermitted);
-                        return Ok(Some(self.refused(refusal, again(holder))));
-                    }
-                },
-                Step::Refuse(refusal) => return Ok(Some(self.refused(refusal, again(holder)))),
-                Step::Sleep(until) => {
-                    let elapsed = self.began.elapsed();
-                    let left = until.map(|until| until.saturating_sub(elapsed));
-                    if told.is_none_or(|at: Instant| at.elapsed() >= Duration::from_millis(900))
-                        && elapsed > Duration::from_millis(500)
-                    {
-                        told = Some(Instant::now());
-                        (self.progress)(Progress::Waiting { who, left });
-                    }
-                    nap(
-                        Some(holder.pidfd()),
-                        left.unwrap_or(LAST_STEPS).min(LAST_STEPS),
-                        self.interrupt,
-                    );
+            match self.press(who, holder)? {
+                ControlFlow::Continue(()) => {}
+                ControlFlow::Break(None) => {
+                    self.lost_sight_of = (!self.asked.is_empty()).then_some(target);
+                    return Ok(None);
                 }
-                Step::Start | Step::Reopen => {}
+                ControlFlow::Break(Some(refusal)) => {
+                    return Ok(Some(self.refused(refusal, again(holder))));
+                }
             }
             if self.interrupt.interrupted() {
-                return Ok(Some(Stopped::Interrupted(self.take_asked())));
+                return Ok(Some(Stopped::Interrupted(self.asked.take())));
             }
         }
         doze_until_exit(holder);
         self.finish(target).map(Some)
     }
 
+    /// Does the next step to a proven holder. `Break`: why there is none; for no reason, where it is
+    /// not proven any more.
+    fn press(&mut self, who: &Sighting, holder: &Holder) -> Result<ControlFlow<Option<Refusal>>> {
+        let seen = Seen::Held(standing(who, Mode::Stop));
+        let signal = match self.takeover.next(self.began.elapsed(), seen) {
+            Step::Ask => Signal::TERM,
+            Step::Kill => Signal::KILL,
+            Step::Refuse(refusal) => return Ok(ControlFlow::Break(Some(refusal))),
+            Step::Sleep(until) => {
+                self.doze(who, holder, until);
+                return Ok(ControlFlow::Continue(()));
+            }
+            Step::Start | Step::Reopen => return Ok(ControlFlow::Continue(())),
+        };
+        let (takeover, progress) = (&mut self.takeover, &mut *self.progress);
+        Ok(match self.asked.send(signal, holder, takeover, progress)? {
+            Sent::Yes => ControlFlow::Continue(()),
+            Sent::Gone => ControlFlow::Break(None),
+            Sent::Forbidden => ControlFlow::Break(Some(Refusal::Barred(Bar::NotPermitted))),
+        })
+    }
+
+    fn doze(&mut self, who: &Sighting, holder: &Holder, until: Option<Duration>) {
+        let elapsed = self.began.elapsed();
+        let left = until.map(|until| until.saturating_sub(elapsed));
+        if elapsed > SOON {
+            self.told.waiting(who, left, self.progress);
+        }
+        let limit = left.unwrap_or(LAST_STEPS).min(LAST_STEPS);
+        nap(Some(holder.pidfd()), limit, self.interrupt);
+    }
+
     fn refused(&mut self, refusal: Refusal, who: Sighting) -> Stopped {
-        let asked = self.take_asked();
+        let asked = self.asked.take();
         Stopped::Refused(Refused::By {
             refusal,
             who,
@@ -214,39 +231,10 @@ impl Stopper<'_, '_> {
         })
     }
 
-    fn take_asked(&mut self) -> Vec<Former> {
-        self.asked.take().into_iter().collect()
-    }
-
-    /// Sends TERM or KILL.
-    fn press(&mut self, step: Step, holder: &Holder) -> Result<Pressed> {
-        let kill = step == Step::Kill;
-        let pressed = acquire::press(holder, if kill { Signal::KILL } else { Signal::TERM })?;
-        match pressed {
-            Pressed::Sent if kill => {
-                if let Some(asked) = &mut self.asked {
-                    asked.killed = true;
-                }
-                (self.progress)(Progress::Killed { holder });
-            }
-            Pressed::Sent => {
-                self.asked = Some(acquire::former(holder));
-                (self.progress)(Progress::Asked {
-                    holder,
-                    kill_after: self.rules.kill_after(holder.stop_budget()),
-                });
-            }
-            // Nobody heard anything: who is not asked is not killed later, either.
-            Pressed::Gone => self.takeover.take_back(),
-            Pressed::Forbidden => {}
-        }
-        Ok(pressed)
-    }
-
     /// The holder is gone. If it could not say so itself, its payload is ended here, without the
     /// lock: a run id is never used twice.
     fn finish(&mut self, target: Target) -> Result<Stopped> {
-        let holder = self.asked.take().unwrap_or(target.former);
+        let holder = self.asked.take_last().unwrap_or(target.former);
         let mut swept = Vec::new();
         if let Some(record) = holder.record.clone() {
             let unmarked = is_unmarked(self.path, &record);

@@ -207,6 +207,12 @@ impl Takeover {
         }
     }
 
+    /// What the caller decided.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
     /// Decides. `now` is the time since the beginning.
     pub fn next(&mut self, now: Duration, seen: Seen) -> Step {
         let standing = match seen {

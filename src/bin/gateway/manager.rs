@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_lock::acquire::Progress;
 use gateway_lock::claim::{Contest, Finding};
 use gateway_lock::holder::Sighting;
 use gateway_lock::notify::{Notifier, watchdog_interval};
+use gateway_lock::progress::Progress;
 use gateway_lock::record::Record;
 use gateway_lock::signal::Signal;
 use gateway_lock::supervise::{Ended, Happening};

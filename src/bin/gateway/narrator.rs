@@ -5,11 +5,11 @@ use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use gateway_lock::Error;
-use gateway_lock::acquire::Progress;
 use gateway_lock::claim::{Contest, Finding};
 use gateway_lock::course::Why;
 use gateway_lock::holder::{Holder, Sighting};
 use gateway_lock::process::{Pid, Stat};
+use gateway_lock::progress::Progress;
 use gateway_lock::record::{Asker, Record};
 use gateway_lock::signal::Signal;
 use gateway_lock::supervise::Happening;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use gateway_lock::acquire::{Former, Refused};
+use gateway_lock::acquire::Refused;
 use gateway_lock::holder::{Holder, Sighting};
 use gateway_lock::process::{self, Pid};
 use gateway_lock::record::Record;
+use gateway_lock::request::Former;
 use gateway_lock::survivors::Survivor;
 use gateway_lock::takeover::{Bar, Mode, Refusal};
 use gateway_lock::user::user_name;

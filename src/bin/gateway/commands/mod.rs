@@ -7,8 +7,9 @@ pub mod stop;
 
 use std::io::{ErrorKind, Write};
 
-use gateway_lock::acquire::{Former, Refused};
+use gateway_lock::acquire::Refused;
 use gateway_lock::place::{Choice, Surroundings};
+use gateway_lock::request::Former;
 use gateway_lock::signals::Signals;
 use gateway_lock::takeover::Mode;
 use gateway_lock::{Result, census, variables};

@@ -7,11 +7,12 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use gateway_lock::Result;
-use gateway_lock::acquire::{self, Acquired, Former, Outcome, Refused};
+use gateway_lock::acquire::{self, Acquired, Outcome, Refused};
 use gateway_lock::claim::Description;
 use gateway_lock::course;
 use gateway_lock::program::Command;
 use gateway_lock::record::{Exit, Record};
+use gateway_lock::request::Former;
 use gateway_lock::signal::Signal;
 use gateway_lock::signals::Signals;
 use gateway_lock::supervise::{self, Attendant, Cause, Ended, Happening};

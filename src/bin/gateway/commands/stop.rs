@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use gateway_lock::Result;
-use gateway_lock::acquire::{Progress, Refused};
+use gateway_lock::acquire::Refused;
+use gateway_lock::progress::Progress;
 use gateway_lock::record::Record;
 use gateway_lock::signals::Signals;
 use gateway_lock::stop::{Gone, Stopped, stop as stop_holder};
