@@ -12,7 +12,7 @@ use crate::bystanders::Bystanders;
 use crate::claim::{Claim, Description};
 use crate::held;
 use crate::holder::{self, Holder, Sighting};
-use crate::lock::{AtPath, Locked, OpenFile, Try};
+use crate::lock::{Locked, OpenFile, Try};
 use crate::process::Pid;
 use crate::progress::{Progress, Told};
 use crate::record::Contents;
@@ -441,16 +441,13 @@ impl Seeker<'_, '_> {
             mark,
         } = mine;
         // Told to end before anything is written: then nothing is.
-        let changed = locked.at_path()? != AtPath::Same || locked.change_mark()? != mark;
+        let changed = !locked.is_at_path()? || locked.change_mark()? != mark;
         if self.interrupt.interrupted() || changed {
             return Ok(None);
         }
-        let claim = Claim::stake(locked, &before, &last, self.description)?;
-        let written = claim.change_mark()?;
-        if claim.at_path()? != AtPath::Same || claim.change_mark()? != written {
-            claim.retract(&before)?;
+        let Some(claim) = Claim::stake(locked, &before, &last, self.description)? else {
             return Ok(None);
-        }
+        };
         Ok(Some(Outcome::Acquired(Box::new(Acquired {
             claim,
             last,
@@ -510,7 +507,7 @@ impl Seeker<'_, '_> {
         let before = locked.bytes()?;
         let last = self.understand(&before);
         let mark = locked.change_mark()?;
-        if locked.at_path()? != AtPath::Same {
+        if !locked.is_at_path()? {
             return Ok(Look::Moved);
         }
         let Some(earlier) = self.earlier_holder(&locked, &last)? else {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::holder::{self, Sighting};
-use crate::lock::{AtPath, Locked, OpenFile, Try};
+use crate::lock::{Locked, OpenFile, Try};
 use crate::process::{self, Pid, Stat};
 use crate::record::{self, Contents, End, Manager, Payload, Record};
 use crate::signal::Signal;
@@ -200,8 +200,8 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Writes the record into the locked file, in which `before` is written, which says `last`. The
-    /// path may have changed hands meanwhile: compare once more with [`Claim::at_path`] before anything is started.
+    /// Writes the record into the locked file, in which `before` is written, which says `last`. `None`: the
+    /// path changed hands meanwhile, if only for a moment; what was written before is there again.
     ///
     /// # Errors
     /// The record cannot be made or written. What was in the file before is then there again, as far
@@ -211,7 +211,7 @@ impl Claim {
         before: &[u8],
         last: &Contents,
         description: &Description,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let record = description.record(&locked, last);
         if let Err(error) = locked.write(&record.encode()) {
             // A disk that got full in the middle: room for what was there is there.
@@ -220,13 +220,18 @@ impl Claim {
             }
             return Err(error);
         }
-        Ok(Self {
+        let written = locked.change_mark()?;
+        if !locked.is_at_path()? || locked.change_mark()? != written {
+            locked.write(before)?;
+            return Ok(None);
+        }
+        Ok(Some(Self {
             current: locked,
             earlier: Vec::new(),
             record: Box::new(record),
             unwritten: None,
             rewritten: None,
-        })
+        }))
     }
 
     /// The record as it was written last.
@@ -239,30 +244,6 @@ impl Claim {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.current.path()
-    }
-
-    /// What stands at the path now, compared with the file we hold.
-    ///
-    /// # Errors
-    /// The path cannot be looked at.
-    pub fn at_path(&self) -> Result<AtPath> {
-        self.current.at_path()
-    }
-
-    /// Puts back what was written before: a start that came to nothing leaves no trace.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn retract(self, before: &[u8]) -> Result<()> {
-        self.current.write(before)
-    }
-
-    /// A mark that changes whenever the file is written, renamed or linked (`st_ctime`).
-    ///
-    /// # Errors
-    /// `fstat(2)` fails.
-    pub fn change_mark(&self) -> Result<(i64, u64)> {
-        self.current.change_mark()
     }
 
     /// Adds the running command to the record.
@@ -320,9 +301,10 @@ impl Claim {
     /// # Errors
     /// The path or the record cannot be looked at. That it cannot be written is a finding.
     pub fn check(&mut self) -> Result<Finding> {
-        match self.current.at_path()? {
-            AtPath::Same => self.check_record(),
-            AtPath::Other | AtPath::Missing => Ok(self.put_back()),
+        if self.current.is_at_path()? {
+            self.check_record()
+        } else {
+            Ok(self.put_back())
         }
     }
 
@@ -377,7 +359,7 @@ impl Claim {
         let index = self
             .earlier
             .iter()
-            .position(|earlier| matches!(earlier.at_path(), Ok(AtPath::Same)))?;
+            .position(|earlier| earlier.is_at_path().is_ok_and(|same| same))?;
         let back = self.earlier.swap_remove(index);
         Some(self.move_to(back, &Contents::Empty))
     }
@@ -436,7 +418,9 @@ mod tests {
             panic!("busy")
         };
         let description = Description::of_this_process().unwrap();
-        Claim::stake(locked, &before, &Contents::decode(&before), &description).unwrap()
+        Claim::stake(locked, &before, &Contents::decode(&before), &description)
+            .unwrap()
+            .unwrap()
     }
 
     fn on_disk(path: &Path) -> Record {

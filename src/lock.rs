@@ -21,17 +21,6 @@ use crate::text::printable;
 use crate::unusable::{ANOTHER_PATH, MAKE_ROOM, explain, refuse_unlikely};
 use crate::{Error, Result, owner, sys};
 
-/// What stands at a path compared with a file that is open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AtPath {
-    /// That very file.
-    Same,
-    /// Something else.
-    Other,
-    /// Nothing.
-    Missing,
-}
-
 /// Whose processes a file's contents may be believed to name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Authority {
@@ -248,15 +237,14 @@ impl OpenFile {
         Ok(bytes)
     }
 
-    /// Compares what is at the path now with this file.
+    /// Whether its path names this very file now.
     ///
     /// # Errors
     /// The path cannot be looked at, for another reason than its being gone.
-    pub fn at_path(&self) -> Result<AtPath> {
+    pub fn is_at_path(&self) -> Result<bool> {
         match rustix::fs::lstat(&self.path) {
-            Ok(stat) if FileId::of(&stat) == self.id => Ok(AtPath::Same),
-            Ok(_) => Ok(AtPath::Other),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(AtPath::Missing),
+            Ok(stat) => Ok(FileId::of(&stat) == self.id),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
             Err(errno) => Err(Error::pid_file("cannot look at", &self.path).because(errno)),
         }
     }
@@ -613,11 +601,11 @@ mod tests {
                 & 0o777,
             0o700
         );
-        assert_eq!(lock.at_path().unwrap(), AtPath::Same);
+        assert!(lock.is_at_path().unwrap());
         std::fs::rename(&path, room.path().join("elsewhere")).unwrap();
-        assert_eq!(lock.at_path().unwrap(), AtPath::Missing);
+        assert!(!lock.is_at_path().unwrap());
         std::fs::write(&path, "").unwrap();
-        assert_eq!(lock.at_path().unwrap(), AtPath::Other);
+        assert!(!lock.is_at_path().unwrap());
     }
 
     #[test]
