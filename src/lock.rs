@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::directory::{create_directories, directory_without_links};
 use crate::file_id::FileId;
-use crate::procfs::PROC_NEEDED;
+use crate::procfs::{PROC_NEEDED, beginning_of};
 use crate::record::{Contents, MAX_SIZE, begins_as_record};
 use crate::text::printable;
 use crate::unusable::{ANOTHER_PATH, MAKE_ROOM, explain, refuse_unlikely};
@@ -217,24 +217,8 @@ impl OpenFile {
     /// # Errors
     /// Reading fails.
     pub fn bytes(&self) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; 4096];
-        let mut length = 0;
-        loop {
-            match self.file.read_at(&mut bytes[length..], length as u64) {
-                Ok(0) => break,
-                Ok(read) => length += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::pid_file("cannot read", &self.path).because(error)),
-            }
-            if length == bytes.len() {
-                if bytes.len() as u64 > MAX_SIZE {
-                    break;
-                }
-                bytes.resize(bytes.len() * 4, 0);
-            }
-        }
-        bytes.truncate(length);
-        Ok(bytes)
+        beginning_of(&self.file, MAX_SIZE as usize + 1, |_| false)
+            .map_err(|error| Error::pid_file("cannot read", &self.path).because(error))
     }
 
     /// Whether its path names this very file now.
