@@ -15,7 +15,6 @@ const AGAIN: Duration = Duration::from_millis(900);
 
 /// One thing that happened.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Progress<'a> {
     /// Somebody has the lock. Told at once, and then about once a second.
     Waiting {

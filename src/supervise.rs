@@ -30,7 +30,6 @@ const CONTEST_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What happens, for whoever tells people.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Happening<'a> {
     /// The command runs, or there is none and the lock is held.
     Running(&'a Record),

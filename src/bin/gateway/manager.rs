@@ -128,7 +128,6 @@ impl ServiceManager {
                 "ending {} of a crashed run",
                 words::processes(survivors.len())
             )),
-            _ => {}
         }
     }
 
@@ -170,7 +169,6 @@ impl ServiceManager {
                 words::processes(left.len())
             )),
             Happening::Name(finding) => self.finding(finding),
-            _ => {}
         }
     }
 

@@ -55,7 +55,6 @@ impl<'a> Narrator<'a> {
             Progress::Asked { holder, kill_after } => self.asked(holder, *kill_after),
             Progress::Killed { holder } => self.killed(holder),
             Progress::Ending { survivors } => self.ending(survivors),
-            _ => {}
         }
     }
 
@@ -165,7 +164,6 @@ impl Chronicle<'_> {
             Happening::Left { left, within } => left_behind(left, *within),
             Happening::Killing { left, why } => self.killing(left, *why),
             Happening::Name(finding) => tell_finding(&self.voice, &self.path(), finding),
-            _ => {}
         }
     }
 
