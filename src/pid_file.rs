@@ -19,7 +19,7 @@ use crate::progress;
 use crate::record::{End, Reason};
 use crate::survivors::Survivor;
 use crate::takeover::{Mode, Rules};
-use crate::text::printable;
+use crate::text::{command_line, printable};
 use crate::time::Limit;
 use crate::wait::{Interrupt, Uninterrupted};
 use crate::{Error, Result};
@@ -146,8 +146,7 @@ impl fmt::Display for HolderInfo {
             None => f.write_str("a process that cannot be seen from here")?,
         }
         if !self.argv.is_empty() {
-            let words: Vec<String> = self.argv.iter().map(|word| printable(word)).collect();
-            write!(f, " ({})", words.join(" "))?;
+            write!(f, " ({})", command_line(&self.argv))?;
         }
         write!(f, ", {}", printable(self.path.as_os_str()))
     }

@@ -27,9 +27,7 @@ pub fn list(context: &Context, show: &Show) -> Result<Verdict> {
     let around = Surroundings::of_this_process();
     let places = around.places();
     let text = if show.json {
-        let objects = census::list_as(&places, |view| status::object(&view))?;
-        let text = serde_json::to_string(&objects).expect("this has nothing that JSON cannot say");
-        format!("{text}\n")
+        status::line(&census::list_as(&places, |view| status::object(&view))?)
     } else {
         let users = Users::default();
         let line = |view: View| Row::of(&view, &around, &users).line();

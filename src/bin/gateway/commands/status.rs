@@ -102,7 +102,7 @@ struct SurvivorJson {
     argv: Vec<Text>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct HolderJson {
     pid: i32,
     start_time: Option<u64>,
@@ -193,19 +193,9 @@ fn of_holder(holder: &Holder) -> HolderJson {
 fn of_pid(pid: Pid, argv: &[std::ffi::OsString]) -> HolderJson {
     HolderJson {
         pid: pid.get(),
-        start_time: None,
-        uptime_s: None,
         argv: argv.iter().cloned().map(Text).collect(),
         uid: gateway_lock::process::uid(pid),
-        unit: None,
-        manager: None,
-        payload: None,
-        generation: None,
-        run_id: None,
-        since: None,
-        stop_timeout: None,
-        host: None,
-        exec: None,
+        ..HolderJson::default()
     }
 }
 
@@ -220,7 +210,7 @@ fn json(view: &View, left: Option<&[Survivor]>) -> String {
     })
 }
 
-fn line(json: &impl Serialize) -> String {
+pub fn line(json: &impl Serialize) -> String {
     let mut text = serde_json::to_string(json).expect("this has nothing that JSON cannot say");
     text.push('\n');
     text
