@@ -23,7 +23,6 @@ pub enum ErrorKind {
 ///
 /// That somebody else holds the lock is not an error but an answer: see `Attempt` and `Outcome`.
 #[derive(Debug)]
-#[non_exhaustive]
 pub struct Error {
     kind: ErrorKind,
     what: String,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::file_id::FileId;
 use crate::process::Pid;
 use crate::signal::Signal;
-pub use crate::text::Text;
+use crate::text::Text;
 use crate::time::{Limit, Timestamp, unix_micros};
 use end::read_record;
 pub use end::{Asker, End, Exit, Reason};
@@ -231,9 +231,6 @@ pub struct Hint {
     /// Its start, in clock ticks since boot.
     #[serde(default)]
     pub start_time: Option<u64>,
-    /// Its command line.
-    #[serde(default)]
-    pub argv: Vec<Text>,
 }
 
 impl Contents {
@@ -311,7 +308,6 @@ fn decode_hint(bytes: &[u8]) -> Option<Hint> {
         return Some(Hint {
             pid,
             start_time: None,
-            argv: Vec::new(),
         });
     }
     // serde would take an array for it, too, and white space in front.

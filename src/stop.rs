@@ -17,6 +17,7 @@ use crate::signal::Signal;
 use crate::survivors::{Run, Survivor};
 use crate::sweep::{self, Patience, Swept};
 use crate::takeover::{Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Step, Takeover};
+use crate::text::Text;
 use crate::time::Timestamp;
 use crate::view::{self, State, View};
 use crate::wait::{Interrupt, Watched, nap, sleep};
@@ -381,7 +382,7 @@ fn same_run(one: &Contents, other: &Contents) -> bool {
     records.is_some_and(|(one, other)| one.is_of_the_same_run(other))
 }
 
-fn own_argv() -> Vec<record::Text> {
+fn own_argv() -> Vec<Text> {
     record::command_line(&std::env::args_os().collect::<Vec<_>>())
 }
 

@@ -77,14 +77,14 @@ pub trait Attendant {
 }
 
 /// Why it ended.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
     /// By itself.
     Exited,
     /// By an order: this signal came.
     Stopped(Signal),
     /// Somebody else has the name.
-    Lost(Box<Record>),
+    Lost,
 }
 
 /// How it ended.
@@ -94,10 +94,6 @@ pub struct Ended {
     pub exit: Option<Exit>,
     /// Why.
     pub cause: Cause,
-    /// Who asked.
-    pub by: Option<Asker>,
-    /// Whether that was another gateway taking over.
-    pub replaced: bool,
     /// How many processes the command left, which were ended.
     pub left: usize,
     /// How long it ran: until its first process ended.
@@ -455,13 +451,13 @@ impl Supervision<'_> {
                     return;
                 }
             }
-            Finding::Lost(theirs) => self.lost(theirs.clone()),
+            Finding::Lost(_) => self.lost(),
         }
         self.attendant.tell(Happening::Name(&finding));
     }
 
-    fn lost(&mut self, theirs: Box<Record>) {
-        self.outcome.cause.get_or_insert(Cause::Lost(theirs));
+    fn lost(&mut self) {
+        self.outcome.cause.get_or_insert(Cause::Lost);
         let action = self.course.lost(self.now());
         self.act(action);
         self.name.close();
@@ -504,14 +500,12 @@ impl Supervision<'_> {
             ended: Timestamp::now(),
             exit,
             reason: reason(&cause, replaced),
-            by: by.clone(),
+            by,
         };
         mark_ended(self.claim, end);
         Ended {
             exit,
             cause,
-            by,
-            replaced,
             left,
             ran: first.map_or(ran, |(_, ran)| ran),
         }
@@ -523,7 +517,7 @@ fn reason(cause: &Cause, replaced: bool) -> Reason {
         Cause::Exited => Reason::Exited,
         Cause::Stopped(_) if replaced => Reason::Replaced,
         Cause::Stopped(_) => Reason::Stopped,
-        Cause::Lost(_) => Reason::Lost,
+        Cause::Lost => Reason::Lost,
     }
 }
 

@@ -229,8 +229,7 @@ impl Takeover {
     }
 
     /// When the asked holder is to be killed.
-    #[must_use]
-    pub fn kill_due(&self) -> Option<Duration> {
+    fn kill_due(&self) -> Option<Duration> {
         self.asked.and_then(|asked| asked.kill_due())
     }
 

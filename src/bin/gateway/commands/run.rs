@@ -306,7 +306,7 @@ fn ending(exit: Exit) -> String {
 /// Ordered ends are clean where COMMAND's was; else we die of the signal that asked.
 fn verdict(ended: &Ended, command: bool) -> Verdict {
     match (&ended.cause, ended.exit) {
-        (Cause::Lost(_), _) => Verdict::Code(LOST),
+        (Cause::Lost, _) => Verdict::Code(LOST),
         (Cause::Stopped(_), Some(Exit::Code(0))) => Verdict::SUCCESS,
         (Cause::Stopped(_), None) if !command => Verdict::SUCCESS,
         (Cause::Stopped(signal), _) => Verdict::Signal(*signal),
@@ -370,8 +370,6 @@ mod tests {
         Ended {
             exit,
             cause,
-            by: None,
-            replaced: false,
             left: 0,
             ran: Duration::ZERO,
         }
