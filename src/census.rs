@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::descriptors::ensure_descriptors;
 use crate::file_id::FileId;
 use crate::held::{Search, others_among};
-use crate::holder::{self, Holder, is_of_namespace};
+use crate::holder::{self, Holder, Sighting, is_of_namespace};
 use crate::kernel_locks::{LockLine, parse_locks, parse_shared_locks, table_of_locks};
 use crate::listing::{self, Directory, Found, Peeked};
 use crate::lock::OpenFile;
@@ -292,8 +292,8 @@ fn held_view(holder: Holder, is_there: bool) -> Option<View> {
     let path = record.path();
     let contents = Contents::Record(Box::new(record));
     let state = match &contents {
-        Contents::Record(record) if record.end.is_some() => State::Ending(holder),
-        _ if is_there || holder.is_in_another_root() => State::Held(holder),
+        Contents::Record(record) if record.end.is_some() => State::Locked(Sighting::Ending(holder)),
+        _ if is_there || holder.is_in_another_root() => State::Locked(Sighting::Proven(holder)),
         _ => State::Removed(holder),
     };
     Some(View {

@@ -122,7 +122,7 @@ impl Target {
     fn is_gone(&self, now: &State) -> bool {
         match now.pid() {
             Some(pid) => pid != self.former.pid,
-            None => !matches!(now, State::Invisible(_)),
+            None => !matches!(now, State::Locked(_)),
         }
     }
 }
@@ -138,11 +138,8 @@ impl Stopper<'_, '_> {
             let who = match view.state {
                 State::Free => return Ok(Stopped::Nothing(view)),
                 State::Crashed => return self.clear(view),
-                State::Held(holder) | State::Removed(holder) => Sighting::Proven(holder),
-                State::Ending(holder) => Sighting::Ending(holder),
-                State::Starting(locker) => Sighting::Starting(locker),
-                State::Foreign(locker) => Sighting::Foreign(locker),
-                State::Invisible(pid) => Sighting::Invisible(pid),
+                State::Removed(holder) => Sighting::Proven(holder),
+                State::Locked(who) => who,
             };
             if let Some(holder) = who.holder() {
                 if let Some(stopped) = self.end(&who, holder)? {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::file_id::FileId;
 use crate::held;
-use crate::holder::{self, Holder, Locker, Sighting};
+use crate::holder::{self, Holder, Sighting};
 use crate::lock::OpenFile;
 use crate::process::{self, Pid, Stat};
 use crate::record::{Contents, Payload, Record};
@@ -30,18 +30,10 @@ pub enum State {
     Free,
     /// Nobody holds it, and its last holder ended without a word.
     Crashed,
-    /// A proven holder.
-    Held(Holder),
-    /// Held by a gateway that has not written its record yet.
-    Starting(Locker),
-    /// Held by one that has marked its record ended, and is about to let go.
-    Ending(Holder),
-    /// Held by somebody whom the record does not describe.
-    Foreign(Locker),
+    /// Somebody has its lock.
+    Locked(Sighting),
     /// Held, on a file that is not at the path any more.
     Removed(Holder),
-    /// Held by somebody who cannot be seen from here, or not be looked at.
-    Invisible(Option<Pid>),
 }
 
 impl State {
@@ -51,12 +43,12 @@ impl State {
         match self {
             Self::Free => "free",
             Self::Crashed => "crashed",
-            Self::Held(_) => "held",
-            Self::Starting(_) => "starting",
-            Self::Ending(_) => "ending",
-            Self::Foreign(_) => "foreign",
+            Self::Locked(Sighting::Proven(_)) => "held",
+            Self::Locked(Sighting::Starting(_)) => "starting",
+            Self::Locked(Sighting::Ending(_)) => "ending",
+            Self::Locked(Sighting::Foreign(_)) => "foreign",
+            Self::Locked(Sighting::Invisible(_)) => "invisible",
             Self::Removed(_) => "removed",
-            Self::Invisible(_) => "invisible",
         }
     }
 
@@ -64,9 +56,8 @@ impl State {
     #[must_use]
     pub fn pid(&self) -> Option<Pid> {
         match self {
-            Self::Held(holder) | Self::Ending(holder) | Self::Removed(holder) => Some(holder.pid()),
-            Self::Starting(locker) | Self::Foreign(locker) => Some(locker.pid),
-            Self::Invisible(pid) => *pid,
+            Self::Locked(who) => who.pid(),
+            Self::Removed(holder) => Some(holder.pid()),
             Self::Free | Self::Crashed => None,
         }
     }
@@ -75,8 +66,9 @@ impl State {
     #[must_use]
     pub fn holder(&self) -> Option<&Holder> {
         match self {
-            Self::Held(holder) | Self::Ending(holder) | Self::Removed(holder) => Some(holder),
-            _ => None,
+            Self::Locked(who) => who.holder(),
+            Self::Removed(holder) => Some(holder),
+            Self::Free | Self::Crashed => None,
         }
     }
 }
@@ -176,7 +168,7 @@ fn look_now(file: &OpenFile, contents: Contents) -> Result<View> {
         who => who,
     };
     let state = match state {
-        Some(who) => state_of(who),
+        Some(who) => State::Locked(who),
         None => unlocked(file, &contents)?,
     };
     // Read before the holder was identified: a start in between has written since.
@@ -227,16 +219,6 @@ fn is_leaving(pid: Pid, gone: &mut Option<Pid>) -> bool {
     }
 }
 
-fn state_of(who: Sighting) -> State {
-    match who {
-        Sighting::Proven(holder) => State::Held(holder),
-        Sighting::Ending(holder) => State::Ending(holder),
-        Sighting::Starting(locker) => State::Starting(locker),
-        Sighting::Foreign(locker) => State::Foreign(locker),
-        Sighting::Invisible(pid) => State::Invisible(pid),
-    }
-}
-
 /// Nobody has this file; perhaps somebody has an earlier one of its path. If nobody does, a pid on line 1 means
 /// a crash, unless the file is the copy of another one.
 fn unlocked(file: &OpenFile, contents: &Contents) -> Result<State> {
@@ -282,8 +264,8 @@ fn unended(contents: &Contents) -> Option<&Record> {
 fn elsewhere(who: Sighting) -> State {
     match who {
         Sighting::Proven(holder) | Sighting::Ending(holder) => State::Removed(holder),
-        Sighting::Starting(locker) | Sighting::Foreign(locker) => State::Starting(locker),
-        Sighting::Invisible(pid) => State::Invisible(pid),
+        Sighting::Foreign(locker) => State::Locked(Sighting::Starting(locker)),
+        who => State::Locked(who),
     }
 }
 
@@ -317,7 +299,7 @@ pub(crate) fn look_from_outside(path: &Path) -> Option<View> {
     let pid = crate::kernel_locks::taker_of(&stat)?;
     Some(View {
         path: canonical_name(path),
-        state: State::Invisible(Some(pid)),
+        state: State::Locked(Sighting::Invisible(Some(pid))),
         contents: Contents::Empty,
     })
 }

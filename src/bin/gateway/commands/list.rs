@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use gateway_lock::Result;
 use gateway_lock::census;
-use gateway_lock::holder::Holder;
+use gateway_lock::holder::{Holder, Sighting};
 use gateway_lock::place::Surroundings;
 use gateway_lock::process::Pid;
 use gateway_lock::record::Record;
@@ -61,14 +61,12 @@ impl Row {
         if let Some(record) = view.record() {
             row.recorded(record, users);
         }
-        match &view.state {
-            State::Starting(locker) | State::Foreign(locker) => {
-                row.command = Some(words::command(&locker.argv));
-            }
-            State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
-                row.holder(holder);
-            }
-            State::Invisible(_) | State::Free | State::Crashed => {}
+        if let Some(holder) = view.state.holder() {
+            row.holder(holder);
+        } else if let State::Locked(Sighting::Starting(locker) | Sighting::Foreign(locker)) =
+            &view.state
+        {
+            row.command = Some(words::command(&locker.argv));
         }
         row
     }

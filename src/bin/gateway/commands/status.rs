@@ -1,7 +1,7 @@
 //! `status`: what is true of a pid file, and how the last run ended.
 
 use gateway_lock::Error;
-use gateway_lock::holder::Holder;
+use gateway_lock::holder::{Holder, Sighting};
 use gateway_lock::process::Pid;
 use gateway_lock::record::{End, Manager, Payload, Record};
 use gateway_lock::signal::Signal;
@@ -46,14 +46,10 @@ fn left_by(view: &View) -> Option<Vec<Survivor>> {
 /// LSB: 0 runs, 1 dead with a pid file, 3 not running, 4 unknown.
 fn code(state: &State) -> u8 {
     match state {
-        State::Held(_)
-        | State::Starting(_)
-        | State::Ending(_)
-        | State::Foreign(_)
-        | State::Removed(_) => STATUS_HELD,
+        State::Locked(Sighting::Invisible(_)) => STATUS_UNKNOWN,
+        State::Locked(_) | State::Removed(_) => STATUS_HELD,
         State::Crashed => STATUS_CRASHED,
         State::Free => STATUS_FREE,
-        State::Invisible(_) => STATUS_UNKNOWN,
     }
 }
 
@@ -138,12 +134,9 @@ struct LastJson {
 /// The object of one pid file.
 pub fn object(view: &View) -> StatusJson {
     let holder = match &view.state {
-        State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
-            Some(of_holder(holder))
-        }
-        State::Starting(locker) | State::Foreign(locker) => Some(of_pid(locker.pid, &locker.argv)),
-        State::Invisible(Some(pid)) => Some(of_pid(*pid, &gateway_lock::process::argv(*pid))),
-        State::Invisible(None) | State::Free | State::Crashed => None,
+        State::Locked(who) => of_sighting(who),
+        State::Removed(holder) => Some(of_holder(holder)),
+        State::Free | State::Crashed => None,
     };
     let idle = matches!(view.state, State::Free | State::Crashed);
     StatusJson {
@@ -153,6 +146,16 @@ pub fn object(view: &View) -> StatusJson {
         holder,
         last: view.record().filter(|_| idle).map(of_last),
         survivors: None,
+    }
+}
+
+fn of_sighting(who: &Sighting) -> Option<HolderJson> {
+    match who {
+        Sighting::Proven(holder) | Sighting::Ending(holder) => Some(of_holder(holder)),
+        Sighting::Starting(locker) | Sighting::Foreign(locker) => {
+            Some(of_pid(locker.pid, &locker.argv))
+        }
+        Sighting::Invisible(pid) => pid.map(|pid| of_pid(pid, &gateway_lock::process::argv(pid))),
     }
 }
 
@@ -219,7 +222,7 @@ pub fn line(json: &impl Serialize) -> String {
 fn text(view: &View, left: &[Survivor], subject: &Subject) -> String {
     let path = words::path(&view.path);
     match &view.state {
-        State::Held(holder) | State::Ending(holder) => format!(
+        State::Locked(Sighting::Proven(holder) | Sighting::Ending(holder)) => format!(
             "{}: {}\n{}",
             view.state.name(),
             headline(holder),
@@ -230,30 +233,30 @@ fn text(view: &View, left: &[Survivor], subject: &Subject) -> String {
             headline(holder),
             details(holder, &path)
         ),
-        State::Starting(locker) => {
+        State::Locked(Sighting::Starting(locker)) => {
             format!(
                 "starting: {} has the lock, and its record is not in the file yet, or was overwritten\n{}",
                 words::process(locker.pid, &locker.argv),
                 file(&path)
             )
         }
-        State::Foreign(locker) if locker.shared => format!(
+        State::Locked(Sighting::Foreign(locker)) if locker.shared => format!(
             "foreign: {} has a shared lock on the pid file, so nobody holds it and nobody can\n{}",
             words::process(locker.pid, &locker.argv),
             file(&path)
         ),
-        State::Foreign(locker) => format!(
+        State::Locked(Sighting::Foreign(locker)) => format!(
             "foreign: {} has the lock, and the pid file does not name it\n{}",
             words::process(locker.pid, &locker.argv),
             file(&path)
         ),
-        State::Invisible(Some(pid)) => format!(
+        State::Locked(Sighting::Invisible(Some(pid))) => format!(
             "invisible: {} has the lock, and this user may not look at it; {}\n{}",
             words::process(*pid, &gateway_lock::process::argv(*pid)),
             words::look_elsewhere(),
             file(&path)
         ),
-        State::Invisible(None) => format!(
+        State::Locked(Sighting::Invisible(None)) => format!(
             "invisible: the lock is held by {}\n{}",
             words::UNSEEN,
             file(&path)

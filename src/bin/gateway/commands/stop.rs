@@ -97,12 +97,8 @@ fn gone(context: &Context, gone: &Gone, subject: &Subject) -> Verdict {
 
 fn name(successor: &State) -> String {
     match successor {
-        State::Held(holder) | State::Ending(holder) | State::Removed(holder) => {
-            words::holder(holder)
-        }
-        State::Starting(locker) | State::Foreign(locker) => {
-            words::process(locker.pid, &locker.argv)
-        }
+        State::Removed(holder) => words::holder(holder),
+        State::Locked(who) => words::sighting(who),
         _ => "somebody else".to_owned(),
     }
 }
