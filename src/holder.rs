@@ -170,18 +170,6 @@ impl Holder {
         self.pinned.as_fd()
     }
 
-    /// The same holder once more, with a pidfd of its own; `None` if it cannot be had.
-    #[must_use]
-    pub fn duplicate(&self) -> Option<Self> {
-        Some(Self {
-            pinned: self.pinned.duplicate()?,
-            start_time: self.start_time,
-            file: self.file,
-            record: self.record.clone(),
-            way: self.way.clone(),
-        })
-    }
-
     /// Whether its paths are not ours: it lives in another root directory, or we may not look.
     #[must_use]
     pub fn is_in_another_root(&self) -> bool {
@@ -696,9 +684,7 @@ mod tests {
         assert!(proven(start_time + 1).is_none());
         let holder = proven(start_time).unwrap();
         assert_eq!(holder.start_time(), start_time);
-        assert!(
-            !holder.has_ended() && holder.duplicate().is_some() && !holder.is_in_another_root()
-        );
+        assert!(!holder.has_ended() && !holder.is_in_another_root());
         assert!(holder.signal(Signal::TERM).unwrap());
     }
 

@@ -121,15 +121,6 @@ impl Pinned {
         Ok(same.then_some(pinned))
     }
 
-    /// The same pidfd once more.
-    #[must_use]
-    pub fn duplicate(&self) -> Option<Self> {
-        Some(Self {
-            pid: self.pid,
-            fd: self.fd.try_clone().ok()?,
-        })
-    }
-
     /// The pid it was opened on.
     #[must_use]
     pub fn pid(&self) -> Pid {

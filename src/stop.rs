@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::acquire::Refused;
 use crate::bystanders::Bystanders;
 use crate::file_id::FileId;
-use crate::holder::{Holder, Locker, Sighting};
+use crate::holder::{Holder, Sighting};
 use crate::lock::{OpenFile, Try};
 use crate::process::{Pid, Stat};
 use crate::progress::{Progress, Told};
@@ -18,7 +18,6 @@ use crate::survivors::{Run, Survivor};
 use crate::sweep::{self, Patience, Swept};
 use crate::takeover::{Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Step, Takeover};
 use crate::text::Text;
-use crate::time::Timestamp;
 use crate::view::{self, State, View};
 use crate::wait::{Interrupt, Watched, nap, sleep};
 use crate::{Result, process};
@@ -141,8 +140,8 @@ impl Stopper<'_, '_> {
                 State::Removed(holder) => Sighting::Proven(holder),
                 State::Locked(who) => who,
             };
-            if let Some(holder) = who.holder() {
-                if let Some(stopped) = self.end(&who, holder)? {
+            if who.holder().is_some() {
+                if let Some(stopped) = self.end(who)? {
                     return Ok(stopped);
                 }
             } else if let Some(refusal) = self.refusal(&who) {
@@ -167,17 +166,20 @@ impl Stopper<'_, '_> {
 
     /// Presses one proven holder until it is gone. `None`: it is not proven any more, and
     /// who holds is to be looked at anew.
-    fn end(&mut self, who: &Sighting, holder: &Holder) -> Result<Option<Stopped>> {
+    fn end(&mut self, who: Sighting) -> Result<Option<Stopped>> {
+        let Some(holder) = who.holder() else {
+            return Ok(None);
+        };
         let target = Target::of(holder);
         while !holder.has_let_go() {
-            match self.press(who, holder)? {
+            match self.press(&who, holder)? {
                 ControlFlow::Continue(()) => {}
                 ControlFlow::Break(None) => {
                     self.lost_sight_of = (!self.asked.is_empty()).then_some(target);
                     return Ok(None);
                 }
                 ControlFlow::Break(Some(refusal)) => {
-                    return Ok(Some(self.refused(refusal, again(holder))));
+                    return Ok(Some(self.refused(refusal, who)));
                 }
             }
             if self.interrupt.interrupted() {
@@ -300,18 +302,6 @@ impl Stopper<'_, '_> {
     }
 }
 
-/// The same holder as a value of its own, for the answer.
-fn again(holder: &Holder) -> Sighting {
-    let locker = Locker {
-        pid: holder.pid(),
-        argv: holder.command(),
-        shared: false,
-    };
-    holder
-        .duplicate()
-        .map_or(Sighting::Foreign(locker), Sighting::Proven)
-}
-
 fn doze_until_exit(holder: &Holder) {
     let end = Instant::now() + LAST_STEPS;
     while !holder.has_ended() && Instant::now() < end {
@@ -361,10 +351,8 @@ fn mark_ended(path: &Path, last: &Contents, reason: Reason) -> Result<()> {
                 argv: own_argv(),
             });
             record.end = Some(End {
-                ended: Timestamp::now(),
-                exit: None,
-                reason,
                 by,
+                ..End::now(reason)
             });
             locked.write(&record.encode())
         }

@@ -17,7 +17,6 @@ use crate::program::Command;
 use crate::record::{self, Asker, End, Exit, Reason, Record};
 use crate::signal::Signal;
 use crate::signals::{Arrival, Origin, Signals};
-use crate::time::Timestamp;
 use crate::wait::{self, Interrupt, Watched};
 use crate::{Error, Result};
 
@@ -497,10 +496,9 @@ impl Supervision<'_> {
         let cause = cause.unwrap_or(Cause::Exited);
         let exit = first.map(|(exit, _)| exit);
         let end = End {
-            ended: Timestamp::now(),
             exit,
-            reason: reason(&cause, replaced),
             by,
+            ..End::now(reason(&cause, replaced))
         };
         mark_ended(self.claim, end);
         Ended {
