@@ -96,7 +96,7 @@ struct Stopper<'a, 't> {
     takeover: Takeover,
     asked: Requests,
     told: Told,
-    /// Who was asked, and was not proven any more when it was to be killed.
+    /// Whom we had in view, and who lives but does not hold that file any more, as far as is seen.
     lost_sight_of: Option<Target>,
 }
 
@@ -187,7 +187,13 @@ impl Stopper<'_, '_> {
             }
         }
         doze_until_exit(holder);
-        self.finish(target).map(Some)
+        if holder.has_ended() {
+            return self.finish(target).map(Some);
+        }
+        // It let go of this file, and lives: its file was removed or replaced, and it has put its claim
+        // back on another one; or it is a command (`--exec`) that has closed the lock.
+        self.lost_sight_of = Some(target);
+        Ok(None)
     }
 
     /// Does the next step to a proven holder. `Break`: why there is none; for no reason, where it is

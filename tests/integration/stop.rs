@@ -67,6 +67,39 @@ fn stop_kills_what_does_not_go_and_marks_the_record_itself() {
     assert_eq!(scene.state(), "free");
 }
 
+/// `rm -f web.pid` in a deploy script, while the holder takes its time: it puts its claim back on a new
+/// file, and lets go of the old one.
+#[test]
+fn a_stop_does_not_lose_a_holder_whose_file_is_removed_meanwhile() {
+    type Spoil = fn(&Scene);
+    let spoils: [Spoil; 2] = [
+        |scene| std::fs::remove_file(scene.pid_file()).unwrap(),
+        |scene| {
+            // As an editor saves.
+            let copy = scene.path("copy");
+            std::fs::copy(scene.pid_file(), &copy).unwrap();
+            std::fs::rename(copy, scene.pid_file()).unwrap();
+        },
+    ];
+    for spoil in spoils {
+        let scene = Scene::new();
+        let mut holder = scene.hold_with(&["--stop-timeout", "3s"], Payload::Deaf);
+        scene.wait_for_mark("deaf");
+        let payload = scene.record().payload_pid();
+        let mut stop = scene.start(["stop"]);
+        stop.wait_for_line("asked pid");
+        spoil(&scene);
+        wait_until("the claim is put back", SOON, || {
+            scene.lockers() == [holder.pid()]
+        });
+        let output = stop.output();
+        output.assert_code(0);
+        assert!(!exists(payload) && !exists(holder.pid()), "{output:?}");
+        assert_eq!(holder.end(), End::of(Signal::TERM));
+        assert_eq!(scene.state(), "free");
+    }
+}
+
 /// The grandchildren of a killed holder have shed nothing that would end them.
 #[test]
 fn stop_ends_what_a_killed_holder_leaves() {
