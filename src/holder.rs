@@ -255,7 +255,7 @@ pub fn identify(file: &OpenFile) -> Result<Sighting> {
 }
 
 /// The same of a file that perhaps nobody has locked (`None`). Whether somebody has is asked
-/// (`OpenFile::is_locked`) only where nobody is named, and before everybody is looked through.
+/// (`OpenFile::is_locked`) only where nobody is named or seen, and before everybody is looked through.
 ///
 /// # Errors
 /// As [`identify`], and where the lock cannot be tried.
@@ -263,6 +263,9 @@ pub fn identify_any(file: &OpenFile) -> Result<Option<Sighting>> {
     let contents = file.read_settled()?;
     match identify_named(file, &contents)? {
         None if file.is_locked()? => describe_locker(file, &contents, &[]).map(Some),
+        // The table may mean another file: on btrfs all subvolumes have one device there, and each numbers
+        // its files by itself.
+        Some(Sighting::Invisible(_)) if !file.is_locked()? => Ok(None),
         who => Ok(who),
     }
 }

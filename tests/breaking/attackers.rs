@@ -1,15 +1,15 @@
 //! Hostile neighbours and odd surroundings: it works, or fails closed with a sentence.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::confine::{deny, kill_at};
 use crate::harness::{
-    Canary, End, Output, Payload, Process, Scene, Signal, as_nobody, need, set_mode, stat_field,
-    wait_until,
+    Canary, End, Output, Payload, Process, Scene, Signal, as_nobody, lockers, need, set_mode,
+    stat_field, wait_until,
 };
 use crate::recycle::Successor;
 use crate::stage::HUNG;
@@ -412,6 +412,41 @@ fn btrfs_holds_locks_whatever_device_it_prints() {
         live_on(&scene, &scene.path("disk"));
         fs::remove_file(scene.path("starts")).expect("our own list");
         live_on(&scene, &scene.path("disk/sub"));
+        shell(&scene, "umount disk");
+    });
+}
+
+/// All subvolumes have one device in the kernel's table of locks, and each numbers its files by itself.
+#[test]
+fn a_lock_on_another_subvolumes_file_of_the_same_number_is_nobodys() {
+    alone(|| {
+        need("mkfs.btrfs", "btrfs-progs");
+        let scene = open_scene();
+        let line = "truncate -s 200M image; mkfs.btrfs -q image; mkdir disk\n\
+                    mount -o loop image disk; chmod 755 disk\n\
+                    btrfs subvolume create disk/one; btrfs subvolume create disk/two\n\
+                    touch disk/one/gateway.pid disk/two/theirs; chmod 666 disk/two/theirs";
+        shell(&scene, line);
+        let (ours, theirs) = (
+            scene.path("disk/one/gateway.pid"),
+            scene.path("disk/two/theirs"),
+        );
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        assert_eq!(inode(&ours), inode(&theirs));
+        let mut flock = scene.command("flock");
+        flock.arg("-F").arg(&theirs).args(["sleep", "600"]);
+        let mut locker = scene.spawn(as_nobody(&scene, &flock));
+        wait_until("it is locked", HUNG, || !lockers(&theirs).is_empty());
+        let finish = |words: &[&str]| {
+            let mut command = scene.bare(["-f"]);
+            command.arg(&ours).args(words);
+            scene.finish_command(command)
+        };
+        finish(&["status"]).assert_code(3);
+        finish(&["stop"]).assert_code(0);
+        finish(&["run", "--", "true"]).assert_code(0);
+        locker.signal(Signal::KILL);
+        locker.end();
         shell(&scene, "umount disk");
     });
 }
