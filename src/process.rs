@@ -428,6 +428,16 @@ pub fn uid(pid: Pid) -> Option<u32> {
     Some(std::fs::metadata(format!("/proc/{pid}")).ok()?.uid())
 }
 
+/// Its real, effective, saved and file system uid (proc_pid_status(5)): who it is, also while it acts as
+/// somebody else for a moment (seteuid(2)).
+#[must_use]
+pub fn uids(pid: Pid) -> Option<[u32; 4]> {
+    let status = read_bounded(&format!("/proc/{pid}/status"), 64 * 1024).ok()?;
+    let mut uids = field(&status, "Uid")?.split_ascii_whitespace();
+    let mut next = || uids.next()?.parse().ok();
+    Some([next()?, next()?, next()?, next()?])
+}
+
 /// The executable's path, as the kernel tells it; a replaced file's name without ` (deleted)`.
 #[must_use]
 pub fn executable(pid: Pid) -> Option<PathBuf> {
