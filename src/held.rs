@@ -10,7 +10,7 @@ use crate::file_id::{Features, FileId};
 use crate::holder::{self, Holder, Locker, Sighting, is_gateway};
 use crate::kernel_locks::{parse_locks, table_of_locks};
 use crate::mounts::Mounts;
-use crate::process::Pid;
+use crate::process::{self, Pid};
 use crate::process_table;
 use crate::procfs::{is_shortage, unless_absent};
 use crate::record::{Contents, Record};
@@ -53,7 +53,8 @@ fn files_held_by(pid: Pid, worth: impl Fn(&LockedFile) -> bool) -> io::Result<Ve
 ///
 /// It took the lock itself, its record must name the file it holds and our path, and its directory
 /// must be the one that our file is in, seen from its own root: link texts and device numbers alike
-/// coincide between containers. The file must be of somebody who can have made it there. A gateway on
+/// coincide between containers. The file must be of somebody who can have made it there, and so must
+/// the process, unless the file is private. A gateway on
 /// a removed file of this path without such a record is starting, or its record was overwritten: it
 /// will look at the path itself. Whom we may not look at is not found: the manual says so. Nor is who
 /// has a file of a server or of a FUSE program, unless our directory is on that, too.
@@ -110,8 +111,18 @@ impl<'a> Name<'a> {
 
     /// Whether a file can have had this name, as far as is known without opening it.
     fn may_have_had(&self, found: &LockedFile) -> bool {
-        (self.can_be_made_by(found.features.owner) || self.was_removed_here(found))
-            && self.will_answer(found)
+        let made_here = self.can_be_made_by(found.features.owner) && self.is_locked_by_right(found);
+        (made_here || self.was_removed_here(found)) && self.will_answer(found)
+    }
+
+    /// Nobody but its owner can have opened a file that only its owner may open, whoever the process has
+    /// become since. One that others may open, too, is of its owner by name alone: root has many, of which
+    /// some say what others want them to. Then it is the process that must be of somebody who can have
+    /// made the file here.
+    fn is_locked_by_right(&self, found: &LockedFile) -> bool {
+        let private = found.features.mode & 0o077 == 0;
+        let of = |uids: [u32; 4]| uids.iter().all(|uid| self.can_be_made_by(*uid));
+        private || process::uids(found.pid).is_some_and(of)
     }
 
     /// Root, the directory's owner, and we; anybody where others may write it, too. Everybody else can

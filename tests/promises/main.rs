@@ -7,6 +7,7 @@ mod authority;
 mod borders;
 mod kit;
 mod name;
+mod posers;
 mod proof;
 mod standby;
 mod stop;
