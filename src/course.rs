@@ -163,7 +163,8 @@ impl Course {
             .stop_timeout
             .finite()
             .map(|length| now.saturating_add(length));
-        let send = self.rules.stop_signal.or((!heard).then_some(signal));
+        let first = self.rules.stop_signal.unwrap_or(signal);
+        let send = (!heard || first != signal).then_some(first);
         Action::Stop { send }
     }
 
@@ -266,6 +267,25 @@ mod tests {
                 send: Some(Signal::QUIT)
             }
         );
+    }
+
+    /// A program for which a second Ctrl-C means to drop everything had two from one key.
+    #[test]
+    fn a_chosen_stop_signal_that_the_key_has_sent_is_not_doubled() {
+        let rules = Rules {
+            stop_signal: Some(Signal::INT),
+            ..rules(true)
+        };
+        let send = |signal, source| Course::new(&rules, true).signal(NOW, signal, source);
+        let stop = |send| Action::Stop { send };
+        assert_eq!(send(Signal::INT, KeySource::TerminalToAll), stop(None));
+        for (signal, source) in [
+            (Signal::INT, KeySource::Terminal),
+            (Signal::INT, KeySource::Somebody),
+            (Signal::TERM, KeySource::Somebody),
+        ] {
+            assert_eq!(send(signal, source), stop(Some(Signal::INT)));
+        }
     }
 
     #[test]
