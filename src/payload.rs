@@ -202,10 +202,16 @@ impl Payload {
     /// The members that are stopped now, as far as they are quickly found.
     #[must_use]
     pub fn stopped(&self) -> Vec<Stat> {
-        let members = process::listed_descendants(self.pid())
-            .into_iter()
-            .chain([self.pid()]);
+        // An orphan of the payload's is our child (subreaper); where we had children before, it may be an
+        // orphan of theirs.
+        let root = if self.not_ours.is_empty() {
+            Pid::this()
+        } else {
+            self.pid()
+        };
+        let members = process::listed_descendants(root).into_iter();
         members
+            .chain((root == self.pid()).then_some(root))
             .filter_map(Stat::of)
             .filter(Stat::is_stopped)
             .collect()

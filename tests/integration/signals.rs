@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::harness::{
-    Call, End, Payload, Process, SOON, Scene, Signal, Trace, injected, need, state, until,
-    wait_until,
+    Call, End, Payload, Process, SOON, Scene, Signal, Trace, injected, need, signal, stat_field,
+    state, until, wait_until,
 };
 
 fn listen(scene: &Scene, options: &[&str]) -> Process {
@@ -276,6 +276,28 @@ fn a_second_term_does_not_shorten_the_stop() {
         "{:?}",
         began.elapsed()
     );
+}
+
+/// A worker that was forked twice, for which the command waits at its end: it is our child by then.
+#[test]
+fn a_stopped_orphan_of_the_payload_hears_the_stop() {
+    let scene = Scene::new();
+    let script = r#"cd "$SCENE"; mkfifo over never; exec 8<>over 9<>never
+        (sh -c 'trap "echo over >&8; exit" TERM; echo $$ >child; while :; do read -r _ <&9; done' &)
+        trap 'kill $(cat child); read -r _ <&8; exit 0' TERM
+        echo ready >>marks
+        while :; do read -r _ <&9; done
+        "#;
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    scene.wait_for_mark("ready");
+    let worker = scene.wait_for_child();
+    wait_until("it is ours", SOON, || {
+        stat_field(worker, 4) == Some(holder.pid().to_string())
+    });
+    signal(worker, Signal::STOP);
+    wait_until("it is stopped", SOON, || state(worker) == Some('T'));
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::Code(0));
 }
 
 #[test]
