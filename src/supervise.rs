@@ -542,8 +542,13 @@ fn asker(origin: Origin) -> Option<Asker> {
     })
 }
 
-/// A label, no more: a gateway that was called with `--replace`.
+/// A label, no more: a gateway that was called with `--replace`. One around us never takes over from us, but
+/// passes on that it was stopped.
 fn is_replacer(asker: &Asker) -> bool {
+    called_to_replace(asker) && !process::ancestors().contains(&asker.pid)
+}
+
+fn called_to_replace(asker: &Asker) -> bool {
     let mut words = asker.argv.iter().map(|text| &text.0);
     let program = words
         .next()

@@ -145,7 +145,8 @@ fn the_end_of_an_outer_gateway_is_an_ordered_end_of_the_inner_one() {
     let script = format!(
         "exec {gateway} -f inner.pid run -- sh -c 'echo up >>\"$SCENE/marks\"; exec sleep infinity'\n"
     );
-    let mut outer = scene.hold_with(&[], Payload::Script(&script));
+    // As the shipped units are: whose `--replace` has nothing to do with the inner one.
+    let mut outer = scene.hold_with(&["--replace"], Payload::Script(&script));
     scene.wait_for_mark("up");
     scene.finish(["stop"]).assert_code(0);
     assert_eq!(outer.end(), End::of(Signal::TERM));
