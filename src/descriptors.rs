@@ -226,7 +226,10 @@ impl LockedFile {
     /// (`umount -l`) while they are in use.
     pub(crate) fn is_remote(&self, ours: &Mounts) -> bool {
         let theirs = || Mounts::of(self.pid);
-        let remote = |id| ours.is_remote(id).or_else(|| theirs().is_remote(id));
+        let remote = |id| {
+            ours.is_remote(id)
+                .or_else(|| theirs().is_remote_to(ours, id))
+        };
         self.mount.and_then(remote).unwrap_or(true)
     }
 

@@ -205,9 +205,10 @@ pub(crate) struct Search {
 impl Search {
     /// What a process holds as a gateway. Nothing where it may not be looked at.
     pub(crate) fn held_by(&self, pid: Pid) -> Vec<Holder> {
-        // A dead server must not keep the others from being found.
+        // A dead server must not keep the others from being found. That it is a gateway's file is no
+        // reason to ask it: anybody may run one on a file of a program that never answers.
         let is_remote = |file: &LockedFile| file.is_remote(self.mounts.get_or_init(Mounts::ours));
-        let held = files_held_by(pid, |file| !is_remote(file) || is_gateway(file.pid));
+        let held = files_held_by(pid, |file| !is_remote(file));
         let holders = held.into_iter().flatten().filter_map(Held::into_holder);
         holders.collect()
     }

@@ -79,6 +79,22 @@ impl Mounts {
         let kind = self.after_the_hyphen(id)?.next()?;
         Some(is_remote_kind(kind))
     }
+
+    /// The same in the table of a process with mounts of its own, which are not all in `ours`. In a user
+    /// namespace anybody may lay layers (overlayfs) over the files of a program, and the kernel asks that
+    /// program, whoever opens them: layers count as a file system of here where they are in `ours`, too.
+    pub(crate) fn is_remote_to(&self, ours: &Self, id: MountId) -> Option<bool> {
+        let kind = self.after_the_hyphen(id)?.next()?;
+        let strange = kind == "overlay" && !ours.have(self.device(id)?);
+        Some(strange || is_remote_kind(kind))
+    }
+
+    /// Whether the file system with this device is mounted anywhere.
+    fn have(&self, device: (u32, u32)) -> bool {
+        let device = format!("{}:{}", device.0, device.1);
+        let mut lines = self.0.split(|byte| *byte == b'\n');
+        lines.any(|line| line.split(|byte| *byte == b' ').nth(2) == Some(device.as_bytes()))
+    }
 }
 
 #[cfg(test)]
@@ -128,5 +144,21 @@ mod tests {
             [false, true, true, true].map(Some)
         );
         assert_eq!((remote(32), remote(33)), (None, None));
+    }
+
+    #[test]
+    fn layers_are_somebody_elses_unless_they_are_mounted_here_too() {
+        let ours = Mounts(
+            b"28 1 254:0 / / rw - ext4 - rw\n29 1 0:40 / /merged rw - overlay - rw".to_vec(),
+        );
+        let theirs = b"40 1 0:40 / / rw - overlay - rw\n41 1 0:41 / / rw - overlay - rw\n\
+            42 1 0:42 / / rw - tmpfs - rw\n43 1 0:43 / / rw - fuse.sshfs - rw";
+        let theirs = Mounts(theirs.to_vec());
+        let remote = |id| theirs.is_remote_to(&ours, MountId(id));
+        assert_eq!(
+            [40, 41, 42, 43].map(remote),
+            [false, true, false, true].map(Some)
+        );
+        assert_eq!(remote(44), None);
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{
     Locker, MountSpace, Process, SOON, Scene, Signal, as_nobody, in_pid_namespace, injected,
-    injected_at, is_held_up_in, sleeps, until, wait_until,
+    injected_at, is_held_up_in, need, sleeps, until, wait_until,
 };
 
 fn listed(scene: &Scene) -> Vec<Value> {
@@ -496,4 +496,39 @@ fn a_list_of_one_is_refused() {
             .assert_says(one);
         assert_eq!(output.stdout, "");
     }
+}
+
+/// Below the layers there may be a program that answers nobody, and the kernel would ask it for us.
+#[test]
+fn what_a_user_has_laid_over_other_files_is_not_opened() {
+    need("unshare", "util-linux");
+    let scene = Scene::for_everybody();
+    let space = scene.path("space");
+    std::fs::create_dir(&space).unwrap();
+    let hold = |folder: &str| {
+        let script = format!(
+            "set -e\nmount -t tmpfs tmpfs space\ncd space\nmkdir plain low up work layers\n\
+             mount -t overlay -o lowerdir=low,upperdir=up,workdir=work,userxattr overlay layers\n\
+             exec {} -f \"$PWD/{folder}/gateway.pid\" run -- sleep infinity\n",
+            scene.program().display()
+        );
+        let mut command = scene.command("unshare");
+        command.args(["-r", "-m", "sh", "-c", &script]);
+        scene.spawn(as_nobody(&scene, &command))
+    };
+    let holders = ["plain", "layers"].map(hold);
+    for holder in &holders {
+        let pid = holder.pid();
+        wait_until("it holds", SOON, || has_payload(pid));
+    }
+    let listed = listed(&scene);
+    let is_listed = |pid: u32| listed.iter().any(|entry| entry["holder"]["pid"] == pid);
+    assert_eq!(holders.map(|holder| is_listed(holder.pid())), [true, false]);
+}
+
+fn has_payload(pid: u32) -> bool {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let children = read(&format!("task/{pid}/children"));
+    read("comm").is_ok_and(|name| name == "gateway\n")
+        && children.is_ok_and(|children| !children.trim().is_empty())
 }
