@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::descriptors::ensure_descriptors;
 use crate::file_id::FileId;
-use crate::held::{Search, others_among};
+use crate::held::{Search, can_have_made, others_among};
 use crate::holder::{self, Holder, Sighting, is_of_namespace};
 use crate::kernel_locks::{LockLine, parse_locks, parse_shared_locks, table_of_locks};
 use crate::listing::{self, Directory, Found, Peeked};
@@ -308,6 +308,10 @@ fn view_elsewhere(holder: Holder) -> Option<(View, bool)> {
     let path = holder.record()?.path();
     let is_there = FileId::at(&path).is_ok_and(|id| id == holder.file());
     let is_known = is_there || view::is_elsewhere(&holder, &path);
+    // Anybody can lock a file of their own and write any path into it.
+    if !is_known && !can_have_made(holder.pid(), &path) {
+        return None;
+    }
     Some((held_view(holder, is_known)?, is_there))
 }
 

@@ -100,6 +100,17 @@ struct Name<'a> {
     mounts: OnceCell<Mounts>,
 }
 
+/// Whether this process is of somebody who can have made a file at this path; where the directory is gone,
+/// too, in what is left of the way to it.
+pub(crate) fn can_have_made(pid: Pid, path: &Path) -> bool {
+    let mut directories = path.ancestors().skip(1);
+    let name = Name {
+        directory: directories.find_map(|directory| Features::at(directory).ok()),
+        ..Name::of(path)
+    };
+    name.can_be_made_by_process(pid)
+}
+
 impl<'a> Name<'a> {
     fn of(path: &'a Path) -> Self {
         Self {
@@ -120,9 +131,12 @@ impl<'a> Name<'a> {
     /// some say what others want them to. Then it is the process that must be of somebody who can have
     /// made the file here.
     fn is_locked_by_right(&self, found: &LockedFile) -> bool {
-        let private = found.features.mode & 0o077 == 0;
-        let of = |uids: [u32; 4]| uids.iter().all(|uid| self.can_be_made_by(*uid));
-        private || process::uids(found.pid).is_some_and(of)
+        found.features.mode & 0o077 == 0 || self.can_be_made_by_process(found.pid)
+    }
+
+    fn can_be_made_by_process(&self, pid: Pid) -> bool {
+        let all = |uids: [u32; 4]| uids.iter().all(|uid| self.can_be_made_by(*uid));
+        process::uids(pid).is_some_and(all)
     }
 
     /// Root, the directory's owner, and we; anybody where others may write it, too. Everybody else can

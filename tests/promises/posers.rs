@@ -99,6 +99,37 @@ fn a_file_of_roots_that_anybody_may_lock_is_no_holders() {
     assert_starts(&scene);
 }
 
+/// A line about a service of root's that is not there misleads whoever looks.
+#[test]
+fn a_file_of_somebodys_own_is_not_listed_as_one_of_roots() {
+    need("setpriv", "util-linux");
+    let scene = Scene::for_everybody();
+    let mine = scene.path("mine");
+    fs::write(&mine, "").unwrap();
+    chown(&mine, Some(NOBODY), Some(NOBODY)).unwrap();
+    let poser = pose(&scene, &["mine"]);
+    let text = forged(&scene, &mine, poser.pid(), "");
+    let listed = |path: &std::path::Path| {
+        let ours = scene.pid_file();
+        fs::write(
+            &mine,
+            text.replace(ours.to_str().unwrap(), path.to_str().unwrap()),
+        )
+        .unwrap();
+        let list = scene.finish_command(scene.bare(["list", "--json"]));
+        list.assert_code(0);
+        list.stdout.contains(&format!("\"pid\":{},", poser.pid()))
+    };
+    assert!(!listed(&scene.pid_file()));
+    assert!(!listed(&scene.path("no/such/folder/gateway.pid")));
+    // What it can have made is.
+    assert!(listed(&mine));
+    let theirs = scene.path("theirs");
+    fs::create_dir(&theirs).unwrap();
+    chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
+    assert!(listed(&theirs.join("gateway.pid")));
+}
+
 /// The record of a gateway with this pid on this file, which says that it is the scene's pid file.
 fn forged(scene: &Scene, file: &std::path::Path, pid: u32, more: &str) -> String {
     use std::os::unix::fs::MetadataExt;
