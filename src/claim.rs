@@ -291,7 +291,9 @@ impl Claim {
         let mut record = self.wanted();
         record.end = Some(end);
         for earlier in &self.earlier {
-            let _ = earlier.write(&record.clone().of_file(earlier.id()).encode());
+            if let Err(error) = earlier.write(&record.clone().of_file(earlier.id()).encode()) {
+                log::warn!("{error}; it is a file of this run that was moved away");
+            }
         }
         self.current.write(&record.encode())
     }

@@ -291,13 +291,13 @@ fn identify_named(file: &OpenFile, contents: &Contents) -> Result<Option<Sightin
         return describe_locker(file, contents, &takers).map(Some);
     }
     let sharers = takers_in(parse_shared_locks(&table), &device, inode);
-    let sharer = find_sharer(file.id(), &sharers);
+    let sharer = find_sharer(file.id(), &sharers)?;
     Ok(sharer.map(|pid| undescribed(Locker::now(pid, true))))
 }
 
 /// Who has the exclusive lock: one of these takers, or somebody who is found among all.
 fn describe_locker(file: &OpenFile, contents: &Contents, takers: &[Pid]) -> Result<Sighting> {
-    let Some(pid) = find_locker(file.id(), takers) else {
+    let Some(pid) = find_locker(file.id(), takers)? else {
         return Ok(Sighting::Invisible(takers.first().copied()));
     };
     Ok(match prove_elsewhere(pid, file, contents)? {
@@ -525,36 +525,39 @@ pub(crate) fn is_gateway(pid: Pid) -> bool {
 /// One of these that has a shared lock: rather one that is no gateway, because those only look. From one
 /// that is gone a child may have inherited the descriptor. In the first pid namespace the table of locks
 /// names those as well, in others not (`locks_translate_pid` in the kernel's `fs/locks.c`).
-fn find_sharer(file: FileId, sharers: &[Pid]) -> Option<Pid> {
+fn find_sharer(file: FileId, sharers: &[Pid]) -> Result<Option<Pid>> {
     let this = Pid::this();
     let lives = |pid: &Pid| Stat::of(*pid).is_some();
     let look = |pid: &Pid| descriptor_with_shared_lock(*pid, file);
     let shares = |pid: &Pid| *pid != this && look(pid) != Descriptors::NotLocked && lives(pid);
     let living: Vec<Pid> = sharers.iter().copied().filter(shares).collect();
     let stays = living.iter().copied().find(|pid| !is_gateway(*pid));
-    let heir = || {
-        let gone = sharers.iter().any(|pid| !lives(pid));
-        gone.then(|| find_other(|pid| look(pid) == Descriptors::Locked))
-    };
-    stays
-        .or_else(|| heir().flatten())
-        .or(living.first().copied())
+    if stays.is_some() || sharers.iter().all(lives) {
+        return Ok(stays.or(living.first().copied()));
+    }
+    let heir = find_other(|pid| look(pid) == Descriptors::Locked)?;
+    Ok(heir.or(living.first().copied()))
 }
 
 /// A process that has the lock: the takers are looked at first, then everybody, because a child
 /// may have inherited the descriptor from a taker that is gone.
-fn find_locker(file: FileId, takers: &[Pid]) -> Option<Pid> {
+fn find_locker(file: FileId, takers: &[Pid]) -> Result<Option<Pid>> {
     let this = Pid::this();
     let has = |pid: &Pid| descriptor_with_lock(*pid, file, Taking::Anybodys) == Descriptors::Locked;
     let taker = takers.iter().find(|pid| **pid != this && has(pid));
-    taker.copied().or_else(|| find_other(has))
+    match taker {
+        Some(taker) => Ok(Some(*taker)),
+        None => find_other(has),
+    }
 }
 
 /// The first process but ourselves of which this is true.
-fn find_other(is: impl Fn(&Pid) -> bool) -> Option<Pid> {
+fn find_other(is: impl Fn(&Pid) -> bool) -> Result<Option<Pid>> {
     let this = Pid::this();
-    let everybody = process_table::all().unwrap_or_default();
-    everybody.into_iter().find(|pid| *pid != this && is(pid))
+    let everybody = process_table::all().map_err(|error| {
+        Error::system("cannot look through /proc for who has the lock").because(error)
+    })?;
+    Ok(everybody.into_iter().find(|pid| *pid != this && is(pid)))
 }
 
 /// The holder that a record of our pid namespace names, proven in the second way alone: `/proc/locks`

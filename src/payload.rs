@@ -98,7 +98,9 @@ impl Payload {
         let not_ours = earlier_descendants()?;
         // What the payload leaves behind comes to us instead of to init (prctl(2)). A kernel that
         // refuses (a filter of system calls) leaves orphans to init, and they live on.
-        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        if let Err(errno) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+            log::warn!("cannot adopt what COMMAND leaves behind: {errno}; it will live on");
+        }
         let image = image(command, around)?;
         let quiet = sys::Quiet::begin();
         if crate::wait::Interrupt::interrupted(signals) {
