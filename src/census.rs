@@ -52,6 +52,7 @@ pub fn list_as<T: Send>(places: &[PathBuf], make: impl Fn(View) -> T + Sync) -> 
         let seen = |found| Seen::of(found, entry);
         listing::each_found(&directories, seen, || table.give_way())
     });
+    let table = table?;
     let census = Census::of(&table);
     let settle = |seen| census.settle(seen, entry);
     let settled = share_out(shares, |share| {
@@ -274,7 +275,8 @@ impl<'t> Census<'t> {
 /// Whether a file that the table has no lock on is held all the same, by another name, or is not what was
 /// read any more: who ends between the table and the file, or the file and the table, leaves a word.
 fn needs_a_look(found: &Found<'_>, contents: &Contents) -> bool {
-    view::goes_on(contents)
+    // Where that cannot be told, a look says why.
+    view::goes_on(contents).unwrap_or(true)
         || matches!(view::left_behind(contents), State::Crashed) && !found.is_still_there()
 }
 

@@ -192,13 +192,12 @@ impl<'a> Name<'a> {
 
 /// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
 /// table names it.
-pub fn all_holders() -> impl Iterator<Item = Holder> {
-    let takers = parse_locks(&table_of_locks())
-        .map(|line| line.pid)
-        .collect();
+fn all_holders() -> Result<impl Iterator<Item = Holder>> {
+    let table = table_of_locks()?;
+    let takers = parse_locks(&table).map(|line| line.pid).collect();
     let search = Search::default();
     let others = others_among(takers).into_iter();
-    others.flat_map(move |pid| search.held_by(pid))
+    Ok(others.flat_map(move |pid| search.held_by(pid)))
 }
 
 /// Each of these once, and not ourselves.
@@ -229,15 +228,17 @@ impl Search {
 }
 
 /// Whether the run that wrote the record goes on: then the record is a copy, and no crash.
-#[must_use]
-pub fn still_runs(record: &Record) -> bool {
+///
+/// # Errors
+/// That cannot be told just now.
+pub fn still_runs(record: &Record) -> Result<bool> {
     if holder::numbers_mean_the_same(record) {
-        return holder::lives(record);
+        return Ok(holder::lives(record));
     }
     let same_run = |holder: Holder| {
         holder
             .record()
             .is_some_and(|theirs| theirs.is_of_the_same_run(record))
     };
-    all_holders().any(same_run)
+    Ok(all_holders()?.any(same_run))
 }

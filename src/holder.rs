@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use crate::descriptors::{
-    Descriptors, Taking, descriptor_with_lock, descriptor_with_shared_lock,
+    Descriptors, Taking, descriptor_with_lock, descriptor_with_shared_lock, ensure_descriptors,
     own_descriptor_with_lock,
 };
 use crate::file_id::FileId;
@@ -32,6 +32,9 @@ use crate::record::{Contents, Record};
 use crate::signal::Signal;
 use crate::time::Limit;
 use crate::{Error, Result, roots};
+
+/// More than a look at one process has open at a time.
+const SIGHT: usize = 4;
 
 /// A process proven to have the lock, and pinned.
 #[derive(Debug)]
@@ -284,7 +287,7 @@ fn identify_named(file: &OpenFile, contents: &Contents) -> Result<Option<Sightin
         return Ok(Some(proven(holder)));
     }
     let device = printed_device(file.as_fd(), file.id().dev);
-    let table = table_of_locks();
+    let table = table_of_locks()?;
     let inode = file.id().inode;
     let takers = takers_in(parse_locks(&table), &device, inode);
     if !takers.is_empty() {
@@ -298,6 +301,8 @@ fn identify_named(file: &OpenFile, contents: &Contents) -> Result<Option<Sightin
 /// Who has the exclusive lock: one of these takers, or somebody who is found among all.
 fn describe_locker(file: &OpenFile, contents: &Contents, takers: &[Pid]) -> Result<Sighting> {
     let Some(pid) = find_locker(file.id(), takers)? else {
+        // Whoever can open nothing sees nobody.
+        ensure_descriptors(SIGHT).map_err(cannot_look)?;
         return Ok(Sighting::Invisible(takers.first().copied()));
     };
     Ok(match prove_elsewhere(pid, file, contents)? {
@@ -554,10 +559,12 @@ fn find_locker(file: FileId, takers: &[Pid]) -> Result<Option<Pid>> {
 /// The first process but ourselves of which this is true.
 fn find_other(is: impl Fn(&Pid) -> bool) -> Result<Option<Pid>> {
     let this = Pid::this();
-    let everybody = process_table::all().map_err(|error| {
-        Error::system("cannot look through /proc for who has the lock").because(error)
-    })?;
+    let everybody = process_table::all().map_err(cannot_look)?;
     Ok(everybody.into_iter().find(|pid| *pid != this && is(pid)))
+}
+
+fn cannot_look(error: io::Error) -> Error {
+    Error::system("cannot look through /proc for who has the lock").because(error)
 }
 
 /// The holder that a record of our pid namespace names, proven in the second way alone: `/proc/locks`

@@ -7,7 +7,8 @@ use std::os::fd::BorrowedFd;
 
 use crate::mounts::{MountId, Mounts};
 use crate::process::Pid;
-use crate::procfs::read_bounded;
+use crate::procfs::{read_bounded, unless_absent};
+use crate::{Error, Result};
 
 /// An exclusive flock that a descriptor has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,15 +100,21 @@ fn parse_flocks<'t>(table: &'t [u8], kind: &'static str) -> impl Iterator<Item =
     })
 }
 
-/// The kernel's table of locks, as far as it is visible from our pid namespace.
-#[must_use]
-pub(crate) fn table_of_locks() -> Vec<u8> {
-    read_bounded("/proc/locks", 64 << 20).unwrap_or_default()
+/// The kernel's table of locks, as far as it is visible from our pid namespace; empty where there is none.
+///
+/// # Errors
+/// It cannot be read just now.
+pub(crate) fn table_of_locks() -> Result<Vec<u8>> {
+    let table = unless_absent(read_bounded("/proc/locks", 64 << 20));
+    let cannot = |error| Error::system("cannot read /proc/locks").because(error);
+    Ok(table.map_err(cannot)?.unwrap_or_default())
 }
 
-/// The processes that `/proc/locks` names as takers of an exclusive flock on this file.
+/// The processes that `/proc/locks` names as takers of an exclusive flock on this file; nobody where that
+/// cannot be told.
 pub(crate) fn takers(device: &str, inode: u64) -> Vec<Pid> {
-    takers_in(parse_locks(&table_of_locks()), device, inode)
+    let table = table_of_locks().unwrap_or_default();
+    takers_in(parse_locks(&table), device, inode)
 }
 
 /// The takers of those of these locks that are on this file.

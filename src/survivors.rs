@@ -404,7 +404,7 @@ fn crashed(last: &Contents, ended: bool) -> Result<Option<&Record>> {
     let Some(record) = last.record().filter(unended) else {
         return Ok(None);
     };
-    let crashed = record.boot_id == process::boot_id()? && (ended || !held::still_runs(record));
+    let crashed = record.boot_id == process::boot_id()? && (ended || !held::still_runs(record)?);
     Ok(crashed.then_some(record))
 }
 

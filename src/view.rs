@@ -228,7 +228,7 @@ fn unlocked(file: &OpenFile, contents: &Contents) -> Result<State> {
         return Ok(elsewhere(who));
     }
     Ok(match left_behind(contents) {
-        State::Crashed if goes_on(contents) => State::Free,
+        State::Crashed if goes_on(contents)? => State::Free,
         state => state,
     })
 }
@@ -248,12 +248,15 @@ pub(crate) fn is_over(contents: &Contents) -> bool {
 }
 
 /// Whether the run that wrote this goes on: with another file, if nobody has locked this one.
-pub(crate) fn goes_on(contents: &Contents) -> bool {
+///
+/// # Errors
+/// That cannot be told just now.
+pub(crate) fn goes_on(contents: &Contents) -> Result<bool> {
     let of_this_boot =
         |record: &&Record| process::boot_id().is_ok_and(|boot_id| boot_id == record.boot_id);
     unended(contents)
         .filter(of_this_boot)
-        .is_some_and(held::still_runs)
+        .map_or(Ok(false), held::still_runs)
 }
 
 fn unended(contents: &Contents) -> Option<&Record> {

@@ -505,3 +505,28 @@ fn argv_is_the_gateways_in_every_state() {
     assert_eq!(ended["last"]["argv"][3], "run");
     assert_eq!(ended["last"]["payload"]["argv"][0], "true");
 }
+
+/// That we may open too few files says nothing of who holds.
+#[test]
+fn a_limit_of_our_own_is_not_taken_for_somebody_who_cannot_be_seen() {
+    let scene = Scene::new();
+    fs::write(scene.pid_file(), "").unwrap();
+    let locker = Locker::on(&scene, &scene.pid_file());
+    let mut told = 0;
+    for limit in 4..12 {
+        let script = format!("ulimit -n {limit}; exec \"$@\"");
+        let status = scene.gateway(["status"]);
+        let output = scene.finish_command(scene.behind("sh", &["-c", &script, "sh"], &status));
+        if output.end == End::Code(0) {
+            assert!(
+                output
+                    .stdout
+                    .starts_with(&format!("foreign: pid {}", locker.pid()))
+            );
+        } else {
+            output.assert_code(4).assert_says("ulimit -n");
+            told += 1;
+        }
+    }
+    assert!(told > 0);
+}
