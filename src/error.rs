@@ -21,7 +21,8 @@ pub enum ErrorKind {
 
 /// What was tried, on which object, and why it failed.
 ///
-/// That somebody else holds the lock is not an error but an answer: see `Attempt` and `Outcome`.
+/// That somebody else holds the lock is not an error but an answer: see [`Attempt`](crate::Attempt) and
+/// [`Wait`](crate::Wait).
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,

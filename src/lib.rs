@@ -24,8 +24,8 @@
 //!
 //! # What is stable
 //!
-//! [`PidFile`], [`Lock`], [`Watch`], [`Limits`], [`HolderInfo`], [`Attempt`], [`Wait`], [`Progress`],
-//! [`Standing`], [`Role`], [`Error`] and [`ErrorKind`]: no handler, no thread, no print, no exit and
+//! [`PidFile`], [`Lock`], [`Watch`], [`Limits`], [`HolderInfo`], [`Attempt`], [`Wait`], [`Why`],
+//! [`Progress`], [`Standing`], [`Role`], [`Error`] and [`ErrorKind`]: no handler, no thread, no print, no exit and
 //! no global state of ours, but for the id of the boot, which is read once. What cannot be returned (a
 //! record that could not be marked ended, a fault that is tried again) goes to the [`log`] crate: who
 //! sets up no logger does not hear it. Everything in the public modules serves the
@@ -37,7 +37,7 @@
 //! census, pid_file, stop, supervise
 //! acquire, payload
 //! request
-//! claim, progress, sweep, view
+//! claim, holder_info, progress, sweep, view
 //! standby, survivors
 //! held
 //! bell, holder, seats
@@ -86,6 +86,7 @@ mod error;
 mod file_id;
 mod held;
 pub mod holder;
+mod holder_info;
 mod kernel_locks;
 mod listing;
 mod lock;
@@ -126,9 +127,8 @@ pub mod wait;
 mod workers;
 
 pub use error::{Error, ErrorKind, Result};
-pub use pid_file::{
-    Attempt, HolderInfo, Limits, Lock, PidFile, Progress, Role, Standing, Wait, Watch,
-};
+pub use holder_info::{HolderInfo, Role, Why};
+pub use pid_file::{Attempt, Limits, Lock, PidFile, Progress, Standing, Wait, Watch};
 
 #[cfg(test)]
 mod tests {

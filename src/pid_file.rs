@@ -3,8 +3,6 @@
 //! Everything that waits does so in `ppoll(2)`, never in `flock(2)`, and says for how long. A signal
 //! handler of the caller's that runs meanwhile does not end a wait: [`Limits::cancel`] does.
 
-use std::ffi::OsString;
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,14 +11,14 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use crate::acquire::{self, Outcome, Refused};
 use crate::claim::{Claim, Description, Finding};
-use crate::holder::{Holder, Sighting};
+use crate::holder_info::{HolderInfo, Why};
 use crate::place::absolute;
 use crate::progress;
 use crate::record::{End, Reason};
-use crate::survivors::Survivor;
 use crate::takeover::{Mode, Rules};
-use crate::text::{command_line, printable};
+use crate::text::printable;
 use crate::time::Limit;
+use crate::view::{self, State};
 use crate::wait::{Interrupt, Uninterrupted};
 use crate::{Error, Result};
 
@@ -28,6 +26,7 @@ use crate::{Error, Result};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PidFile {
     path: PathBuf,
+    stop_timeout: Option<Duration>,
 }
 
 /// How long to wait, and what ends a wait early.
@@ -40,8 +39,8 @@ pub struct Limits<'a> {
     /// ten seconds after `kill_after`. One that is not longer than `kill_after` asks nobody: see
     /// [`PidFile::replace`].
     pub timeout: Option<Duration>,
-    /// How long an asked holder gets before SIGKILL. `None`: the stop budget that it recorded and
-    /// five seconds, or thirty seconds where it recorded none.
+    /// How long an asked holder gets before SIGKILL. `None`: the stop timeout that it recorded and
+    /// five seconds, or thirty seconds where it recorded none. [`Duration::MAX`]: it is never killed.
     pub kill_after: Option<Duration>,
     /// Ends the wait as soon as it is readable: an eventfd, a pipe, a socket. It is not read from.
     pub cancel: Option<BorrowedFd<'a>>,
@@ -70,12 +69,18 @@ impl<'a> Limits<'a> {
     }
 
     fn rules(&self, mode: Mode) -> Rules {
-        let limit = |length: Option<Duration>| length.map(Limit::After);
         Rules {
             mode,
-            timeout: limit(self.timeout),
-            kill_after: limit(self.kill_after),
+            timeout: self.timeout.map(limit),
+            kill_after: self.kill_after.map(limit),
         }
+    }
+}
+
+fn limit(length: Duration) -> Limit {
+    match length {
+        Duration::MAX => Limit::Never,
+        length => Limit::After(length),
     }
 }
 
@@ -105,94 +110,6 @@ pub enum Wait {
     Cancelled,
 }
 
-/// What somebody has to do with the lock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum Role {
-    /// It has the lock.
-    Holder,
-    /// A crashed run left it, and it cannot be ended: in time, or at all, because it is an ancestor of
-    /// this process. Nobody has the lock, but what it protects is not alone.
-    Survivor,
-}
-
-/// Who is in the way, as far as it is known: a label, not a thing to signal. By the time it is read,
-/// the process may be gone, and its number another's.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct HolderInfo {
-    /// Its pid, if it can be seen.
-    pub pid: Option<i32>,
-    /// Its command line; that of its payload where it runs one.
-    pub argv: Vec<OsString>,
-    /// Whether it was proven to be the holder that the pid file names.
-    pub proven: bool,
-    /// What it has to do with the lock.
-    pub role: Role,
-    /// The pid file.
-    pub path: PathBuf,
-}
-
-impl fmt::Display for HolderInfo {
-    /// `held by pid 4925 (sleep 600), /run/demo/gateway.pid`, or
-    /// `left of a crashed run, and cannot be ended: pid 4930 (sleep 600), /run/demo/gateway.pid`
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.role {
-            Role::Holder => "held by ",
-            Role::Survivor => "left of a crashed run, and cannot be ended: ",
-        })?;
-        match self.pid {
-            Some(pid) => write!(f, "pid {pid}")?,
-            None => f.write_str("a process that cannot be seen from here")?,
-        }
-        if !self.argv.is_empty() {
-            write!(f, " ({})", command_line(&self.argv))?;
-        }
-        write!(f, ", {}", printable(self.path.as_os_str()))
-    }
-}
-
-impl HolderInfo {
-    fn of(who: &Sighting, path: &Path) -> Self {
-        let argv = match who {
-            Sighting::Proven(holder) | Sighting::Ending(holder) => {
-                return Self::of_holder(holder, path);
-            }
-            Sighting::Starting(locker) | Sighting::Foreign(locker) => locker.argv.clone(),
-            Sighting::Invisible(_) => Vec::new(),
-        };
-        Self {
-            pid: who.pid().map(crate::process::Pid::get),
-            argv,
-            proven: false,
-            role: Role::Holder,
-            path: path.to_path_buf(),
-        }
-    }
-
-    fn of_holder(holder: &Holder, path: &Path) -> Self {
-        Self {
-            pid: Some(holder.pid().get()),
-            argv: holder.command(),
-            proven: true,
-            role: Role::Holder,
-            path: path.to_path_buf(),
-        }
-    }
-
-    /// The first of those that are left: it is named, the others are its like.
-    fn of_survivor(left: &[Survivor], path: &Path) -> Self {
-        let first = left.first();
-        Self {
-            pid: first.map(|survivor| survivor.pid().get()),
-            argv: first.map(Survivor::command).unwrap_or_default(),
-            proven: false,
-            role: Role::Survivor,
-            path: path.to_path_buf(),
-        }
-    }
-}
-
 /// What [`PidFile::replace`] tells on the way.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -208,15 +125,47 @@ pub enum Progress {
 }
 
 impl PidFile {
-    /// The pid file at this path. Touches nothing yet.
+    /// The pid file at this path; a relative one is of the working directory at each call. Touches nothing
+    /// yet.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self {
+            path: path.into(),
+            stop_timeout: None,
+        }
+    }
+
+    /// How long this process may take to stop once it is asked to: recorded with the lock. Whoever takes over
+    /// then sends SIGKILL five seconds after that, and not after thirty; [`Duration::MAX`]: never, by itself.
+    #[must_use]
+    pub fn stop_timeout(mut self, stop_timeout: Duration) -> Self {
+        self.stop_timeout = Some(stop_timeout);
+        self
     }
 
     /// The path, as it was given.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Who holds it, as far as it can be told without changing anything; also the holder of a file that is
+    /// not at the path any more. `None`: nobody, whatever a crashed run has left.
+    ///
+    /// May wait for a holder that has just been killed, and for somebody who only looks: 200 ms each time,
+    /// three seconds where that is so again and again.
+    ///
+    /// # Errors
+    /// The file may not be looked at, or is no pid file; `/proc` is missing.
+    ///
+    /// # What is not promised
+    /// That the answer is still true when it is read. To find out whether a lock can be had, take it.
+    pub fn holder(&self) -> Result<Option<HolderInfo>> {
+        let path = absolute(&self.path)?;
+        Ok(match view::look(&path)?.state {
+            State::Locked(who) => Some(HolderInfo::of(&who, &path)),
+            State::Removed(holder) => Some(HolderInfo::of_holder(&holder, &path)),
+            State::Free | State::Crashed => None,
+        })
     }
 
     /// Takes the lock if it is free, and writes the record.
@@ -271,10 +220,11 @@ impl PidFile {
     /// a crashed run left is ended as [`PidFile::try_lock`] does it.
     ///
     /// Waits as `limits` say. A wait that would end before the holder's time to stop does harms
-    /// somebody for nothing, so it is refused at once and nobody is asked. That time is `kill_after`;
-    /// where that is not given, the stop budget that the holder recorded and five seconds; and thirty
-    /// seconds for who recorded none, as every [`Lock`]. So a `timeout` of thirty seconds or less,
-    /// without a shorter `kill_after`, never replaces a [`Lock`].
+    /// somebody for nothing, so it is refused at once and nobody is asked ([`Why::TooShort`]). That time is
+    /// `kill_after`; where that is not given, the stop timeout that the holder recorded and five seconds;
+    /// and thirty seconds for who recorded none, as a [`Lock`] without [`PidFile::stop_timeout`]. So a
+    /// `timeout` of thirty seconds or less, without a shorter `kill_after`, never replaces such a one. A
+    /// `kill_after` of [`Duration::MAX`] asks, and leaves at the timeout.
     ///
     /// `step` is told what happens, in this thread; while it runs, nothing is done.
     ///
@@ -305,17 +255,22 @@ impl PidFile {
     ) -> Result<Wait> {
         let path = absolute(&self.path)?;
         let mut told = |progress: progress::Progress<'_>| step(translate(&progress, &path));
-        let description = Description::of_this_process()?;
+        let mut description = Description::of_this_process()?;
+        description.stop_timeout = self.stop_timeout.map(limit);
         Ok(
             match acquire::acquire(&path, rules, &description, interrupt, &mut told)? {
                 Outcome::Acquired(acquired) => Wait::Acquired(Lock {
                     claim: Some(acquired.claim),
                 }),
-                Outcome::Refused(Refused::By { who, .. }) => {
-                    Wait::Refused(HolderInfo::of(&who, &path))
-                }
-                Outcome::Refused(Refused::Survivors { left, .. }) => {
-                    Wait::Refused(HolderInfo::of_survivor(&left, &path))
+                Outcome::Refused(Refused::By { who, refusal, .. }) => Wait::Refused(HolderInfo {
+                    why: Some(Why::of(refusal)),
+                    ..HolderInfo::of(&who, &path)
+                }),
+                Outcome::Refused(Refused::Survivors { left, own_ancestor }) => {
+                    Wait::Refused(HolderInfo {
+                        why: Some(Why::of_survivors(own_ancestor)),
+                        ..HolderInfo::of_survivor(&left, &path)
+                    })
                 }
                 Outcome::Interrupted { .. } => Wait::Cancelled,
             },
@@ -348,8 +303,9 @@ fn translate(progress: &progress::Progress<'_>, path: &Path) -> Progress {
 ///
 /// **Who holds can be asked to go.** The record names this process, so a takeover
 /// (`gateway run --replace`, `gateway stop`, [`PidFile::replace`]) by anybody who may signal it sends
-/// it SIGTERM, and SIGKILL thirty seconds later. A program that has something to finish handles
-/// SIGTERM, and drops this value at the end.
+/// it SIGTERM, and SIGKILL thirty seconds later, or five after its [`PidFile::stop_timeout`]. A program that
+/// has something to finish handles SIGTERM, and drops this value at the end. One that dies of SIGTERM frees
+/// the lock, too, and leaves the record of a crash.
 ///
 /// Somebody may remove or replace the file behind the lock: the name is then free for another one.
 /// [`Lock::watch`] and [`Lock::check`] put the claim back. Who does not use them goes without: a
@@ -420,6 +376,27 @@ impl Lock {
     ///
     /// When a process ends with an open inotify instance, the kernel may take some milliseconds
     /// longer to tell those who wait for its end.
+    ///
+    /// ```no_run
+    /// # use gateway_lock::{Lock, Standing};
+    /// use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    ///
+    /// # fn stop() {}
+    /// # fn keep(mut lock: Lock) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut watch = lock.watch()?;
+    /// loop {
+    ///     let ten_seconds = Timespec { tv_sec: 10, tv_nsec: 0 };
+    ///     poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&ten_seconds))?;
+    ///     watch.clear();
+    ///     match lock.check()? {
+    ///         Standing::PutBack => watch = lock.watch()?,
+    ///         Standing::Lost => break stop(),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// There are no descriptors or watches left (`inotify_init1(2)`, `inotify_add_watch(2)`), or the

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gateway_lock::{
     Attempt, Error, ErrorKind, HolderInfo, Limits, Lock, PidFile, Progress, Role, Standing, Wait,
-    Watch,
+    Watch, Why,
 };
 use harness::{
     End, Locker, Payload, Process, Record, SOON, Scene, Signal, exists, lockers, stat_field,
@@ -62,6 +62,7 @@ fn pid_of(process: &Process) -> Option<i32> {
 
 const MOMENT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn whatever_it_gives_may_go_to_another_thread() {
@@ -303,7 +304,62 @@ fn nobody_is_asked_by_limits_that_would_leave_before_the_holder_is_gone() {
     let limits = Limits::default().timeout(MOMENT);
     let holder = refused(file(&scene).replace(limits, |_| {}).unwrap());
     assert_eq!(holder.pid, pid_of(&gateway));
+    // Its own stop timeout, and five seconds.
+    let Some(Why::TooShort { needed: Some(time) }) = holder.why else {
+        panic!("{holder:?}")
+    };
+    assert!((LONG / 2 + 5 * SECOND..LONG).contains(&time), "{time:?}");
+    assert!(holder.to_string().contains("may take 35s"), "{holder}");
     assert!(scene.footprint() == before && gateway.is_running());
+}
+
+/// As `--kill-after infinity --timeout` of the program.
+#[test]
+fn a_holder_may_be_asked_and_left_alone() {
+    let scene = Scene::new();
+    let mut gateway = scene.hold_with(&[], Payload::Deaf);
+    scene.wait_for_mark("deaf");
+    let mut asked = 0;
+    let limits = Limits::default().timeout(MOMENT).kill_after(Duration::MAX);
+    let count = |step| asked += usize::from(matches!(step, Progress::Asked(_)));
+    let holder = refused(file(&scene).replace(limits, count).unwrap());
+    assert_eq!((asked, holder.why), (1, Some(Why::Deadline)));
+    assert!(
+        holder.to_string().ends_with("; the time is over"),
+        "{holder}"
+    );
+    assert!(gateway.is_running());
+}
+
+#[test]
+fn the_stop_timeout_of_a_lock_is_recorded_for_who_takes_over() {
+    let scene = Scene::new();
+    for (time, json) in [
+        (Duration::from_millis(2500), serde_json::json!(2.5)),
+        (Duration::MAX, serde_json::json!("infinity")),
+    ] {
+        let lock = acquired(file(&scene).stop_timeout(time).try_lock().unwrap());
+        assert_eq!(scene.record().json["stop_timeout"], json);
+        drop(lock);
+    }
+}
+
+#[test]
+fn who_holds_is_told_without_a_trace() {
+    let scene = Scene::new();
+    let holder = || file(&scene).holder().unwrap();
+    assert_eq!(holder(), None);
+    assert!(!scene.pid_file().exists());
+    let mut gateway = scene.hold();
+    let before = scene.footprint();
+    let found = holder().expect("it holds");
+    assert_eq!(
+        (found.pid, found.proven, found.why),
+        (pid_of(&gateway), true, None)
+    );
+    assert!(scene.footprint() == before);
+    gateway.crash();
+    assert_eq!(holder(), None, "a crash is nobody");
 }
 
 #[test]
@@ -473,9 +529,10 @@ fn behind_an_ancestor(path: &Path) {
     std::fs::write(path, format!("{}\n{}\n", record.first_line, record.json)).unwrap();
     let left = held(PidFile::at(path).try_lock().unwrap());
     assert_eq!((left.role, left.proven), (Role::Survivor, false));
+    assert_eq!(left.why, Some(Why::Ancestor));
     let told = left.to_string();
     let begin = format!("left of a crashed run, and cannot be ended: pid {parent} (sh ");
-    let end = format!("), {}", path.display());
+    let end = format!("), {}; it is an ancestor of this process", path.display());
     assert!(told.starts_with(&begin) && told.ends_with(&end), "{told}");
 }
 
