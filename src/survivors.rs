@@ -86,7 +86,8 @@ impl Survivor {
         Stat::of(self.pid()).map_or('X', |stat| stat.state as char)
     }
 
-    fn pin(stat: &Stat, tie: Tie) -> io::Result<Option<Self>> {
+    /// `None`: it is gone.
+    pub(crate) fn pin(stat: &Stat, tie: Tie) -> io::Result<Option<Self>> {
         let Some(pinned) = Pinned::open_shown(stat.pid)? else {
             return Ok(None);
         };

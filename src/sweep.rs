@@ -283,8 +283,15 @@ impl<'a> Sweep<'a> {
         let began_to_kill = kill && !std::mem::replace(&mut self.killing, kill);
         if began_to_ask || began_to_kill || elapsed >= self.tell_at {
             self.tell_at = elapsed + TELL_AGAIN;
-            told(&self.left);
+            told(self.named(elapsed));
         }
+    }
+
+    /// Those who are worth a word: not who only happens to be on its way out at this moment.
+    fn named(&mut self, elapsed: Duration) -> &[Survivor] {
+        let named = |survivor: &Survivor| survivor.tie() != Tie::Unsure || elapsed >= UNNAMED;
+        self.left.sort_by_key(|survivor| !named(survivor));
+        &self.left[..self.left.partition_point(named)]
     }
 
     fn doze(&self, interrupt: &dyn Interrupt) {
@@ -405,6 +412,30 @@ mod tests {
         assert!(!sweep.is_known_to_be_over());
         assert!(sweep.look().unwrap());
         assert_eq!(left(&sweep), [second.pid()]);
+    }
+
+    /// A compiler that ended beside it was called a survivor of the run.
+    #[test]
+    fn who_is_on_its_way_out_for_a_moment_is_not_named() {
+        let room = tempfile::tempdir().unwrap();
+        let file = OpenFile::open_or_create(&room.path().join("gateway.pid")).unwrap();
+        let run = Run::of(&file, &Contents::Empty, true).unwrap();
+        let patience = Patience {
+            deadline: None,
+            hurry: false,
+        };
+        let mut bystanders = Bystanders::unknown();
+        let mut sweep = Sweep::begin(&run, &mut bystanders, patience);
+        let sleepers = [sleeper(&[]), sleeper(&[])];
+        for (sleeper, tie) in sleepers.iter().zip([Tie::Unsure, Tie::Payload]) {
+            let stat = process::Stat::of(sleeper.pid()).unwrap();
+            sweep.left.extend(Survivor::pin(&stat, tie).unwrap());
+        }
+        let pids = |named: &[Survivor]| named.iter().map(Survivor::pid).collect::<Vec<_>>();
+        let [unsure, sure] = sleepers.each_ref().map(|sleeper| sleeper.pid());
+        assert_eq!(pids(sweep.named(GRACE.min(UNNAMED) / 2)), [sure]);
+        let later = pids(sweep.named(UNNAMED));
+        assert!(later.len() == 2 && later.contains(&unsure), "{later:?}");
     }
 
     /// Nothing can be opened meanwhile.
