@@ -40,7 +40,7 @@ pub fn command_line(argv: &[OsString]) -> Vec<Text> {
     let mut room = MAX_ARGV;
     let mut kept = Vec::new();
     for argument in argv {
-        if argument.len() > room {
+        if room == 0 || argument.len() > room {
             kept.push(Text("…".into()));
             break;
         }
@@ -689,5 +689,14 @@ pub(crate) mod tests {
                 prop_assert_eq!(record.pid, example().pid);
             }
         }
+    }
+
+    /// Their quotes and commas take room, too.
+    #[test]
+    fn empty_words_without_end_are_cut_as_well() {
+        let argv = vec![OsString::new(); 100_000];
+        let kept = command_line(&argv);
+        assert!(kept.len() < 1000, "{}", kept.len());
+        assert_eq!(kept.last().unwrap().0, "…");
     }
 }
