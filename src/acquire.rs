@@ -96,28 +96,7 @@ pub fn acquire(
     interrupt: &mut dyn Interrupt,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Outcome> {
-    let began = Instant::now();
-    let seeker = Seeker {
-        path,
-        rules,
-        description,
-        interrupt,
-        progress,
-        told: Told::default(),
-        in_trouble: false,
-        began,
-        takeover: Takeover::new(rules),
-        asked: Requests::default(),
-        crowd: None,
-        prober: None,
-        failed: None,
-        faulty_since: None,
-        bystanders: Bystanders::unknown(),
-        standby: (rules.mode == Mode::Wait).then(Standby::default),
-        caught: None,
-        swept: Vec::new(),
-    };
-    seeker.run()
+    Seeker::new(path, rules, description, interrupt, progress).run()
 }
 
 struct Seeker<'a, 't> {
@@ -179,7 +158,36 @@ enum Look {
     Held { who: Sighting, file: OpenFile },
 }
 
-impl Seeker<'_, '_> {
+impl<'a, 't> Seeker<'a, 't> {
+    fn new(
+        path: &'a Path,
+        rules: Rules,
+        description: &'a Description,
+        interrupt: &'a mut dyn Interrupt,
+        progress: &'a mut (dyn FnMut(Progress<'_>) + 't),
+    ) -> Self {
+        Self {
+            path,
+            rules,
+            description,
+            interrupt,
+            progress,
+            told: Told::default(),
+            in_trouble: false,
+            began: Instant::now(),
+            takeover: Takeover::new(rules),
+            asked: Requests::default(),
+            crowd: None,
+            prober: None,
+            failed: None,
+            faulty_since: None,
+            bystanders: Bystanders::unknown(),
+            standby: (rules.mode == Mode::Wait).then(Standby::default),
+            caught: None,
+            swept: Vec::new(),
+        }
+    }
+
     fn run(mut self) -> Result<Outcome> {
         loop {
             match self.turn() {
@@ -643,5 +651,113 @@ mod tests {
         let shown = error.to_string();
         assert!(shown.contains("another file at each look"), "{shown}");
         assert!(shown.contains(&path.display().to_string()), "{shown}");
+    }
+
+    fn locked(path: &Path) -> Locked {
+        match OpenFile::open_or_create(path).unwrap().try_lock().unwrap() {
+            Try::Locked(locked) => locked,
+            Try::Busy(_) => panic!("busy"),
+        }
+    }
+
+    /// Who stands in line for days may meet such a moment more than once.
+    #[test]
+    fn a_file_that_changed_hands_before_a_sleep_is_forgotten() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let _other = locked(&path);
+        let description = Description::of_this_process().unwrap();
+        let (mut interrupt, mut progress) = (crate::wait::Uninterrupted, |_: Progress<'_>| {});
+        let rules = Rules::of(Mode::Wait);
+        let mut seeker = Seeker::new(&path, rules, &description, &mut interrupt, &mut progress);
+        seeker.failed = Some(Failed {
+            since: Instant::now() - START_PATIENCE,
+            times: 1,
+        });
+        assert!(seeker.turn().unwrap().is_none(), "it has slept");
+        assert!(seeker.begin_again().unwrap().is_none(), "it begins again");
+    }
+
+    /// Puts a directory in the file's place when it is first asked, and ends the wait later.
+    struct Spoiler<'a>(&'a Path, u32);
+
+    impl Interrupt for Spoiler<'_> {
+        fn interrupted(&mut self) -> bool {
+            self.1 += 1;
+            if self.1 == 1 {
+                std::fs::remove_file(self.0).unwrap();
+                std::fs::create_dir(self.0).unwrap();
+            }
+            self.1 > 5
+        }
+    }
+
+    /// Only a fault that stays sends who stands in line away, and not one a day.
+    #[test]
+    fn a_fault_that_has_passed_is_forgotten() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let _other = locked(&path);
+        let description = Description::of_this_process().unwrap();
+        let (mut interrupt, mut progress) = (Spoiler(&path, 0), |_: Progress<'_>| {});
+        let rules = Rules::of(Mode::Wait);
+        let mut seeker = Seeker::new(&path, rules, &description, &mut interrupt, &mut progress);
+        let somebody = Sighting::Foreign(holder::Locker::now(Pid::this(), false));
+        seeker.told.waiting(&somebody, None, &mut |_| {});
+        seeker.faulty_since = Some(Instant::now() - START_PATIENCE);
+        let outcome = seeker.run().unwrap();
+        assert!(
+            matches!(outcome, Outcome::Interrupted { .. }),
+            "{outcome:?}"
+        );
+    }
+
+    /// Is always asked to end.
+    struct ToldToEnd;
+
+    impl Interrupt for ToldToEnd {
+        fn interrupted(&mut self) -> bool {
+            true
+        }
+    }
+
+    /// Two who ask each other would both end: who is told to end asks nobody any more.
+    #[test]
+    fn who_is_told_to_end_asks_nobody() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        drop(locked(&path));
+        let mut holder = std::process::Command::new("flock")
+            .arg("--no-fork")
+            .arg(&path)
+            .args(["sleep", "60"])
+            .spawn()
+            .unwrap();
+        std::fs::write(&path, format!("{}\n", holder.id())).unwrap();
+        let is_proven = || {
+            let file = OpenFile::open_or_create(&path).unwrap();
+            holder::named(&file).unwrap().is_some()
+        };
+        for _ in 0..2000 {
+            if is_proven() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(is_proven());
+        let outcome = acquire(
+            &path,
+            Rules::of(Mode::Replace),
+            &Description::of_this_process().unwrap(),
+            &mut ToldToEnd,
+            &mut |progress| panic!("{progress:?}"),
+        );
+        let lives = holder.try_wait().unwrap().is_none();
+        let _ = (holder.kill(), holder.wait());
+        assert!(
+            matches!(outcome, Ok(Outcome::Interrupted { ref asked }) if asked.is_empty()),
+            "{outcome:?}"
+        );
+        assert!(lives, "it was asked");
     }
 }

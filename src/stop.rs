@@ -384,3 +384,27 @@ fn successor(path: &Path, stopped: Pid) -> Option<State> {
         state => Some(state),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::example;
+
+    /// Somebody may have come, and crashed, since the holder was stopped.
+    #[test]
+    fn the_record_of_another_run_is_not_marked() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("gateway.pid");
+        let other = Record {
+            run_id: "f".repeat(32),
+            ..example()
+        };
+        let says = |record: &Record| Contents::Record(Box::new(record.clone()));
+        std::fs::write(&path, other.encode()).unwrap();
+        mark_ended(&path, &says(&example()), Reason::Stopped).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), other.encode());
+        mark_ended(&path, &says(&other), Reason::Stopped).unwrap();
+        let now = Contents::decode(&std::fs::read(&path).unwrap());
+        assert!(now.record().is_some_and(|record| record.end.is_some()));
+    }
+}

@@ -522,4 +522,21 @@ mod tests {
         child.wait().unwrap();
         assert!(is_gone(pid, &this));
     }
+
+    /// Nobody may collect it for long, as where a container has no proper first process.
+    #[test]
+    fn a_gateway_that_nobody_has_collected_is_gone() {
+        let this = Stat::of_this().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::new(child.id().into()).unwrap();
+        let born_later = Stat {
+            start_time: u64::MAX,
+            ..this
+        };
+        let pinned = Pinned::open(pid).unwrap().expect("it is not collected");
+        crate::wait::sleep([crate::wait::Watched::Readable(pinned.as_fd())], None);
+        assert!(Stat::of(pid).is_some_and(|stat| stat.is_dead()));
+        assert!(is_gone(pid, &born_later));
+        child.wait().unwrap();
+    }
 }

@@ -611,3 +611,19 @@ fn everything_once(path: &Path) {
     lock.close().unwrap();
     assert_eq!((fingerprint(), descriptors()), before);
 }
+
+/// Many changes are more than is read at once.
+#[test]
+fn a_watch_that_was_cleared_forgets_all_that_has_happened() {
+    let scene = Scene::new();
+    let lock = acquired(file(&scene).try_lock().unwrap());
+    let watch = lock.watch().unwrap();
+    for round in 0..300 {
+        let neighbour = scene.path(format!("neighbour-{round}"));
+        std::fs::write(&neighbour, "x").unwrap();
+        std::fs::remove_file(&neighbour).unwrap();
+    }
+    assert!(is_readable(&watch));
+    watch.clear();
+    assert!(!is_readable(&watch));
+}

@@ -713,3 +713,22 @@ fn a_file_system_where_nothing_may_run_is_named() {
         .assert_says("mounted noexec");
     assert!(!output.stderr.contains("chmod"), "{output:?}");
 }
+
+/// A file system without a limit knows no number of blocks (tmpfs(5), size=0): 0 of 0 is not full.
+#[test]
+fn a_file_system_that_counts_no_blocks_is_not_full() {
+    let scene = Scene::new();
+    let space = MountSpace::tmpfs(&scene, "endless", "size=0");
+    let file = scene.path("endless/gateway.pid");
+    let mut holder = scene.spawn(space.gateway(&file, ["run", "--", "sleep", "infinity"]));
+    wait_until("it holds", SOON, || {
+        let bytes = fs::read(space.inside(&file)).unwrap_or_default();
+        bytes.windows(9).any(|word| word == b"\"payload\"")
+    });
+    // A record that needs more room than the holder's has.
+    let blanks = " ".repeat(1700);
+    let words = ["run", "--replace", "--", "true", &blanks];
+    let output = scene.finish_command(space.gateway(&file, words));
+    output.assert_code(0);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+}

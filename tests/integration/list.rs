@@ -532,3 +532,22 @@ fn has_payload(pid: u32) -> bool {
     read("comm").is_ok_and(|name| name == "gateway\n")
         && children.is_ok_and(|children| !children.trim().is_empty())
 }
+
+/// The table of locks names its number, and /proc its start time: but they are those of this boot.
+#[test]
+fn the_locker_that_a_record_of_an_earlier_boot_names_is_a_stranger() {
+    let scene = Scene::new();
+    scene.write_named("web", "");
+    let file = scene.path("state/web/gateway.pid");
+    let locker = Locker::on(&scene, &file);
+    let text = crate::people::record_naming(&file, locker.pid());
+    std::fs::write(&file, &text).unwrap();
+    let entry = |state: &str| ("state/web/gateway.pid".to_owned(), state.to_owned());
+    assert_eq!(states(&scene), [entry("held")]);
+    let text = text.replace(
+        &crate::people::boot_id(),
+        "00000000-0000-0000-0000-000000000000",
+    );
+    std::fs::write(&file, text).unwrap();
+    assert_eq!(states(&scene), [entry("foreign")]);
+}

@@ -523,3 +523,46 @@ fn a_file_mounted_over_ours_is_claimed() {
         .assert_code(80);
     assert!(holder.is_running());
 }
+
+/// Moved back after the end, it is that of no crash.
+#[test]
+fn a_file_that_was_moved_away_is_marked_ended_with_the_run() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    fs::rename(scene.pid_file(), scene.path("away")).unwrap();
+    wait_for_claim(&scene, &holder);
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::of(Signal::TERM));
+    let away = Record::read(&fs::read(scene.path("away")).unwrap()).expect("a record");
+    assert!(away.is_ended() && away.first_line.is_empty(), "{away:?}");
+    fs::rename(scene.path("away"), scene.pid_file()).unwrap();
+    assert_eq!(scene.state(), "free");
+}
+
+/// A gateway of another path, whose file was moved here, has not taken this name: it is waited out.
+#[test]
+fn a_holder_gives_way_to_no_gateway_of_another_path() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let path = scene.path("other.pid");
+    let mut command = scene.bare(["-f"]);
+    command.arg(&path).args(["run", "--", "sleep", "infinity"]);
+    let mut other = scene.spawn(command);
+    let has_claim = |pid| {
+        lockers(&path) == [pid]
+            && fs::read(&path)
+                .is_ok_and(|bytes| Record::read(&bytes).is_some_and(|record| record.has_payload()))
+    };
+    wait_until("the other one holds", SOON, || has_claim(other.pid()));
+    fs::rename(&path, scene.pid_file()).unwrap();
+    let line = holder.wait_for_line("has the lock there");
+    assert!(line.contains(&other.pid().to_string()), "{line}");
+    wait_until("its own claim is put back", BY_THE_WATCH, || {
+        has_claim(other.pid())
+    });
+    assert!(holder.is_running() && other.is_running());
+    other.signal(Signal::TERM);
+    assert_eq!(other.end(), End::of(Signal::TERM));
+    wait_for_claim(&scene, &holder);
+    assert_eq!(scene.started_payloads().len(), 1);
+}

@@ -441,3 +441,22 @@ fn no_time_at_all_is_an_answer_too() {
     assert_eq!(holder.end(), End::of(Signal::TERM));
     assert_eq!(scene.record().number("/exit/signal"), 9);
 }
+
+/// Whoever asks once more has not stopped it.
+#[test]
+fn the_first_who_asked_is_recorded() {
+    let scene = Scene::new();
+    let mut holder = listen(&scene, &[]);
+    let mut kill = scene.command("sh");
+    // The shell is still there when the gateway asks who it was.
+    kill.args(["-c", &format!("kill {}; exec sleep infinity", holder.pid())]);
+    let kill = scene.spawn(kill);
+    assert_eq!(heard(&scene, 1), ["TERM"]);
+    holder.signal(Signal::INT);
+    // Taken out together with it or later: by then that has been looked at.
+    holder.signal(Signal::USR1);
+    assert_eq!(heard(&scene, 2), ["TERM", "USR1"]);
+    enough(&scene);
+    holder.end();
+    assert_eq!(scene.record().number("/by/pid"), u64::from(kill.pid()));
+}

@@ -530,3 +530,20 @@ fn a_limit_of_our_own_is_not_taken_for_somebody_who_cannot_be_seen() {
     }
     assert!(told > 0);
 }
+
+/// A copy of a record is that of no crash as long as the run that wrote it goes on.
+#[test]
+fn a_copy_of_a_living_holders_record_is_no_crash() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let copy = scene.path("copy.pid");
+    std::fs::copy(scene.pid_file(), &copy).unwrap();
+    let status = || {
+        let mut command = scene.bare(["-f"]);
+        command.arg(&copy).arg("status");
+        scene.finish_command(command)
+    };
+    status().assert_code(3);
+    holder.crash();
+    status().assert_code(1);
+}

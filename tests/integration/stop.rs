@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    End, Payload, SOON, Scene, Signal, Trace, exists, injected, need, remember, state, wait_until,
+    End, Locker, Payload, SOON, Scene, Signal, Trace, exists, injected, need, remember, state,
+    wait_until,
 };
 
 #[test]
@@ -293,4 +294,27 @@ fn a_crash_that_was_cleared_is_not_called_a_stop() {
             .contains("last run crashed, and was cleared by pid "),
         "{status:?}"
     );
+}
+
+/// A pid and a start time of another boot are somebody else's by now, even where both are the same.
+#[test]
+fn the_locker_that_a_record_of_an_earlier_boot_names_is_asked_by_nobody() {
+    let scene = Scene::new();
+    let mut locker = Locker::on(&scene, &scene.pid_file());
+    let text = crate::people::record_naming(&scene.pid_file(), locker.pid());
+    std::fs::write(scene.pid_file(), &text).unwrap();
+    assert_eq!(scene.state(), "held", "only the boot makes the difference");
+    let text = text.replace(
+        &crate::people::boot_id(),
+        "00000000-0000-0000-0000-000000000000",
+    );
+    std::fs::write(scene.pid_file(), &text).unwrap();
+    assert_eq!(scene.state(), "foreign");
+    for words in [&["stop"][..], &["run", "--replace", "--", "true"]] {
+        let (verb, rest) = words.split_first().unwrap();
+        let limits = ["--timeout", "500ms", "--kill-after", "0"];
+        let output = scene.finish([&[*verb][..], &limits, rest].concat());
+        output.assert_code(82);
+        assert!(locker.0.is_running(), "{words:?}");
+    }
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, injected, set_mode,
-    signal, state, until, variable, wait_until,
+    Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, injected, remember,
+    set_mode, signal, state, until, variable, wait_until,
 };
 use crate::people::record_with;
 
@@ -550,4 +550,42 @@ fn how_long_a_command_ran_ends_with_its_first_process() {
     assert!(rest.starts_with(", which was ended"), "{output:?}");
     assert!(seconds.parse::<f64>().unwrap() < 1.5, "{output:?}");
     assert!(output.took > Duration::from_secs(2), "{output:?}");
+}
+
+/// Who is stopped hears SIGTERM only when it goes on: it need not be killed after five seconds.
+#[test]
+fn a_stopped_survivor_is_asked_and_goes_on_to_hear_it() {
+    let scene = Scene::new();
+    let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
+    let child = scene.wait_for_child();
+    signal(child, Signal::STOP);
+    wait_until("it is stopped", SOON, || state(child) == Some('T'));
+    holder.crash();
+    let output = scene.finish(["run", "--", "true"]);
+    output.assert_code(0);
+    assert!(!exists(child));
+    assert!(output.took < Duration::from_secs(4), "{:?}", output.took);
+}
+
+/// `helper & exec gateway run …`: what the helper leaves comes to us, and is not of the command.
+#[test]
+fn what_an_earlier_child_of_ours_leaves_is_let_be() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Script(
+        "until grep -qs late \"$SCENE/marks\"; do sleep 0.02; done\nsleep 0.2\n",
+    ));
+    let script = r#"(until [ -e "$SCENE/starts" ]; do sleep 0.02; done
+        sleep infinity & echo "late $!" >>"$SCENE/marks") &
+        exec "$0" -f "$SCENE/gateway.pid" run -- "$1""#;
+    let mut command = scene.command("sh");
+    command
+        .args(["-c", script])
+        .arg(scene.program())
+        .arg(&payload);
+    let output = scene.finish_command(command);
+    output.assert_code(0).assert_silent();
+    let lines = scene.lines("marks");
+    let late = lines.iter().find_map(|line| line.strip_prefix("late "));
+    let late = remember(late.expect("it came").parse().unwrap());
+    assert!(exists(late), "it was ended");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::{
     Call, Canary, End, Locker, Payload, SOON, Scene, Signal, Trace, as_nobody, exists,
-    in_pid_namespace, injected, need, set_mode, state, until, wait_until,
+    in_pid_namespace, injected, is_held_up_in, need, set_mode, state, until, wait_until,
 };
 use crate::people::{record_naming, record_with};
 
@@ -698,4 +698,30 @@ fn giving_up_after_asking_says_what_will_become_of_it() {
         let last = output.stderr.lines().last().unwrap();
         assert_eq!(last.matches(&again).count(), 1, "named once: {last}");
     }
+}
+
+/// A holder may let go, and live on, between the proof and the signal: it is proven once more.
+#[test]
+fn who_lets_go_at_the_last_moment_is_not_signalled() {
+    need("bash", "bash");
+    need("flock", "util-linux");
+    let scene = Scene::new();
+    let mut holder = scene.command("bash");
+    let script = r#"exec 9>>"$SCENE/gateway.pid"; flock 9; echo $$ >"$SCENE/gateway.pid"
+        trap 'exec 9>&-; echo "free $$" >>"$SCENE/marks"' USR1
+        while :; do sleep 0.05 9>&-; done"#;
+    holder.args(["-c", script]);
+    let mut holder = scene.spawn(holder);
+    wait_until("it holds, by its number", SOON, || scene.state() == "held");
+    // The first one asks whether it may be signalled; what follows is the signal.
+    let late = "pidfd_send_signal:delay_exit=2000000:when=1";
+    let command = scene.gateway(["run", "--replace", "--", "true"]);
+    let newcomer = scene.spawn(injected(&scene, late, &command));
+    wait_until("it has asked whether it may", SOON, || {
+        is_held_up_in(&newcomer, libc::SYS_pidfd_send_signal)
+    });
+    holder.signal(Signal::USR1);
+    scene.wait_for_mark(&format!("free {}", holder.pid()));
+    newcomer.output().assert_code(0);
+    assert!(holder.is_running(), "it was signalled");
 }

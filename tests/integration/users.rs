@@ -303,3 +303,20 @@ fn root_gives_away_nothing_that_it_could_not_use_any_more() {
     }
     assert_eq!(owner_and_mode(&folder.join("a")), (0, 0o700));
 }
+
+/// As on a server that lets root give nothing away.
+#[test]
+fn root_that_may_give_nothing_away_starts_in_somebodys_folder() {
+    let scene = for_nobody();
+    let folder = scene.path("theirs");
+    std::fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+    let mut command = scene.bare(["-f"]);
+    command
+        .arg(folder.join("gateway.pid"))
+        .args(["run", "--", "echo", "ran"]);
+    let weak = ["--bounding-set", "-chown", "--inh-caps", "-chown"];
+    let output = scene.finish_command(scene.behind("setpriv", &weak, &command));
+    output.assert_code(0);
+    assert_eq!(output.stdout, "ran\n");
+}

@@ -236,3 +236,19 @@ fn what_root_makes_in_somebodys_directory_is_theirs() {
     command = crate::harness::as_nobody(&scene, &scene.bare(["-f", path, "run", "--", "true"]));
     scene.finish_command(command).assert_code(0);
 }
+
+/// Whom somebody of the run has born needs no word of the file: the kernel tells.
+#[test]
+fn an_heir_is_ended_where_the_file_speaks_for_nobody() {
+    let scene = Scene::new();
+    let script = "setsid sh -c 'env -i sleep infinity & echo \"heir $!\" >>\"$SCENE/marks\"; wait' &\nexec sleep infinity\n";
+    let mut holder = scene.hold_with(&[], Payload::Script(script));
+    let heir = marked_pid(&scene, "heir");
+    wait_until("it has no environment", SOON, || {
+        crate::harness::environment(heir).is_empty()
+    });
+    set_mode(&scene.pid_file(), 0o666);
+    holder.crash();
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    assert!(!exists(heir));
+}

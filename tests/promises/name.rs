@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{
     End, MountSpace, Payload, Process, Record, SOON, Scene, Signal, exists, in_pid_namespace,
-    injected, lockers, must_be_root, state, wait_until,
+    injected, is_held_up_in, lockers, must_be_root, state, wait_until,
 };
 use crate::kit::{assert_stays, wait_until_gone};
 
@@ -682,4 +682,26 @@ fn the_holder_of_another_file_in_the_directory_is_no_earlier_holder() {
     command.arg(&other).args(["run", "--", "true"]);
     deep.scene.finish_command(command).assert_code(0);
     assert!(holder.is_running() && deep.has_claim(&holder));
+}
+
+/// On a file that was moved away nobody sees a start without a record: it has to look once more itself.
+#[test]
+fn a_file_moved_away_before_the_record_is_written_leaves_one_payload() {
+    let deep = Deep::new();
+    let payload = deep.scene.payload(Payload::Plain);
+    let slow = deep.gateway(&["run", "--", &payload]);
+    // Its record is written that many microseconds late.
+    let slow = injected(&deep.scene, "pwrite64:delay_enter=4000000:when=1", &slow);
+    let slow = deep.scene.spawn(slow);
+    wait_until("it is about to write its record", SOON, || {
+        is_held_up_in(&slow, libc::SYS_pwrite64)
+    });
+    fs::rename(&deep.path, deep.path.with_extension("away")).unwrap();
+    let mut other = deep.hold();
+    slow.output().assert_code(80);
+    assert!(other.is_running(), "{}", other.stderr());
+    assert_eq!(deep.scene.started_payloads().len(), 1);
+    deep.scene.assert_never_two_payloads();
+    let away = fs::read(deep.path.with_extension("away")).unwrap();
+    assert_eq!(away, b"", "what was there before is put back");
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    End, Payload, SOON, Scene, Signal, Trace, exists, must_be_root, need, signal, wait_until,
+    End, MountSpace, Payload, SOON, Scene, Signal, Trace, exists, must_be_root, need, signal,
+    wait_until,
 };
 use crate::kit::{compiled, marked_pid, variable, wait_until_gone};
 
@@ -373,4 +374,23 @@ fn an_ordered_stop_ends_all_of_the_payload_within_its_budget() {
     assert!((900..4500).contains(&took.as_millis()), "{took:?}");
     assert!(!exists(stubborn) && !left.iter().any(|pid| exists(*pid)));
     assert!(scene.record().is_ended());
+}
+
+/// A path means what it says only where its directory is the same: in a container it is another one.
+#[test]
+fn what_a_crash_left_at_the_same_path_of_other_mounts_is_let_be() {
+    let scene = Scene::new();
+    let space = MountSpace::tmpfs(&scene, "place", "size=1m");
+    let file = scene.path("place/gateway.pid");
+    let script = format!("{FAMILY}exec sleep infinity\n");
+    let payload = scene.payload(Payload::Script(&script));
+    let mut holder = scene.spawn(space.gateway(&file, ["run", "--", &payload]));
+    let left = family(&scene);
+    holder.crash();
+    let mut command = scene.bare(["-f"]);
+    command.arg(&file).args(["run", "--", "true"]);
+    scene.finish_command(command).assert_code(0);
+    for pid in left {
+        assert!(exists(pid), "{pid}");
+    }
 }
