@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{
     Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, injected, remember,
-    set_mode, signal, state, until, variable, wait_until,
+    set_mode, signal, state, variable, wait_until,
 };
 use crate::people::record_with;
 
@@ -64,15 +64,7 @@ fn a_large_payload_is_awaited() {
         exec dd if=/dev/zero of=\"$SCENE/fifo\" bs=600M count=1 2>/dev/null\n";
     let mut holder = scene.hold_with(&[], Payload::Script(script));
     let large = scene.record().payload_pid();
-    until("it has grown", SOON, || {
-        let status = fs::read_to_string(format!("/proc/{large}/status")).ok()?;
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS"))?
-            .to_owned();
-        let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        (kilobytes > 550_000).then_some(())
-    });
+    wait_until("it has grown", SOON, || is_large(large));
     let payload = scene.payload(Payload::Plain);
     let standby = scene.start(["run", "--wait", "--", &payload]);
     let mut standby = standby;
@@ -81,6 +73,29 @@ fn a_large_payload_is_awaited() {
     let _next = scene.wait_for_payload(standby);
     assert!(!exists(large));
     scene.assert_never_two_payloads();
+}
+
+/// What has become the command (`--exec`) holds the lock until its memory is freed.
+#[test]
+fn a_holder_that_is_being_killed_refuses_nobody() {
+    let scene = Scene::new();
+    let script = "mkfifo \"$SCENE/fifo\" && exec 8<>\"$SCENE/fifo\"\n\
+        exec dd if=/dev/zero of=\"$SCENE/fifo\" bs=600M count=1 2>/dev/null\n";
+    let payload = scene.payload(Payload::Script(script));
+    let mut holder = scene.start(["run", "--exec", "--", &payload]);
+    wait_until("it has grown", SOON, || is_large(holder.pid()));
+    holder.signal(Signal::KILL);
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    holder.end();
+}
+
+fn is_large(pid: u32) -> bool {
+    let kilobytes = || -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    kilobytes().is_some_and(|kilobytes| kilobytes > 550_000)
 }
 
 #[test]
@@ -113,6 +128,18 @@ fn a_command_that_goes_to_the_background_is_told_to_stay() {
         .finish(["-q", "run", "--", &payload])
         .assert_code(0)
         .assert_silent();
+}
+
+#[test]
+fn a_stopped_child_that_a_command_leaves_hears_that_it_is_asked() {
+    let scene = Scene::new();
+    let script = "sh -c 'trap \"echo heard >>\\\"$SCENE/marks\\\"; exit\" TERM\n\
+        echo $$ >\"$SCENE/child\"; kill -STOP $$; while :; do sleep 0.05; done' &\n\
+        until grep -q \"^State:.*stopped\" /proc/$!/status; do sleep 0.01; done\n";
+    let payload = scene.payload(Payload::Script(script));
+    scene.finish(["run", "--", &payload]).assert_code(0);
+    assert_eq!(scene.lines("marks"), ["heard"]);
+    assert!(!exists(scene.wait_for_child()));
 }
 
 #[test]

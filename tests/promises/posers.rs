@@ -99,6 +99,48 @@ fn a_file_of_roots_that_anybody_may_lock_is_no_holders() {
     assert_starts(&scene);
 }
 
+/// Has the lock on the file in its first argument, and a lease: whoever opens it for writing is held up, and
+/// it must let go.
+const LESSEE: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    signal(SIGIO, SIG_IGN);
+    int file = open(words[1], O_RDWR);
+    if (flock(file, LOCK_EX) || fcntl(file, F_SETLEASE, F_WRLCK)) return 1;
+    puts("leased");
+    fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// To open a file in order to look whose it is would break the lease on it.
+#[test]
+fn a_lease_on_a_file_that_is_none_of_ours_is_left_alone() {
+    let scene = Scene::new();
+    let program = compiled(&scene, "lessee", LESSEE);
+    fs::write(scene.path("theirs"), "").unwrap();
+    let mut command = scene.command(program);
+    command.arg("theirs");
+    let lessee = scene.spawn(command);
+    wait_until("it has a lease", SOON, || {
+        lessee.stdout().contains("leased")
+    });
+    let lease = || {
+        let known = fs::read_to_string(format!("/proc/{}/fdinfo/3", lessee.pid())).unwrap();
+        let line = known.lines().find(|line| line.contains("LEASE"));
+        line.map(|line| line.contains("ACTIVE") && line.contains("WRITE"))
+    };
+    assert_eq!(lease(), Some(true));
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    scene.finish_command(scene.bare(["list"])).assert_code(0);
+    assert_eq!(lease(), Some(true), "it was opened");
+}
+
 /// A line about a service of root's that is not there misleads whoever looks.
 #[test]
 fn a_file_of_somebodys_own_is_not_listed_as_one_of_roots() {
