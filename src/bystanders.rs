@@ -17,7 +17,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::marks;
-use crate::process::{self, Environ, Pid, Stat};
+use crate::process::{self, Environ, Identity, Pid, Stat};
 use crate::process_table::{Family, Listed, ProcessTable, Roll};
 use crate::record::Record;
 
@@ -46,7 +46,7 @@ pub struct Bystanders {
 /// A look at everybody while the holder lived.
 #[derive(Debug)]
 struct Note {
-    holder: (Pid, u64),
+    holder: Identity,
     taken: Instant,
     /// How long the next one will take.
     cost: Duration,
@@ -76,7 +76,10 @@ impl Bystanders {
     /// children have another parent, and nobody is noted.
     pub fn note(&mut self, holder: Pid, record: &Record, lives: &dyn Fn() -> bool) {
         let newest = opened(&mut self.table).ok().and_then(ProcessTable::newest);
-        let holder = (holder, record.start_time);
+        let holder = Identity {
+            pid: holder,
+            start_time: record.start_time,
+        };
         let last = self.note.as_ref().filter(|note| note.holder == holder);
         if let Some(note) = last
             && (!note.is_old() || !note.young && note.newest == newest)
@@ -86,7 +89,7 @@ impl Bystanders {
         let first = last.is_none();
         let began = Instant::now();
         // A note that cannot be taken now costs time after a crash, and nothing else.
-        let young = self.look_around(holder.0, record, lives);
+        let young = self.look_around(holder.pid, record, lives);
         self.note = Some(Note {
             holder,
             taken: Instant::now(),

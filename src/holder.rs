@@ -26,7 +26,7 @@ use crate::kernel_locks::{
     parse_locks, parse_shared_locks, printed_device, table_of_locks, takers, takers_in,
 };
 use crate::lock::{Authority, OpenFile};
-use crate::process::{self, Pid, Pinned, Stat};
+use crate::process::{self, Identity, Pid, Pinned, Stat};
 use crate::process_table;
 use crate::record::{Contents, Record};
 use crate::signal::Signal;
@@ -140,6 +140,15 @@ impl Holder {
         self.start_time
     }
 
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity {
+            pid: self.pid(),
+            start_time: self.start_time,
+        }
+    }
+
     /// How long its payload gets at an ordered stop, if it recorded that.
     #[must_use]
     pub fn stop_budget(&self) -> Option<Limit> {
@@ -234,7 +243,7 @@ impl Holder {
     /// The proof, made again from the start.
     #[must_use]
     pub fn still_holds(&self) -> bool {
-        let same = || Stat::of_same(self.pid(), self.start_time).is_some();
+        let same = || Stat::of_same(self.identity()).is_some();
         let holds = || match &self.way {
             Way::Descriptor(taking) => {
                 descriptor_with_lock(self.pid(), self.file, *taking) == Descriptors::Locked
@@ -581,7 +590,7 @@ pub(crate) fn named_taker(
         return None;
     }
     let pinned = Pinned::open(taker).ok()??;
-    Stat::of_same(taker, record.start_time).map(|_| Holder {
+    Stat::of_same(record.identity()).map(|_| Holder {
         pinned,
         start_time: record.start_time,
         file,
@@ -596,8 +605,7 @@ pub(crate) fn named_taker(
 /// it held, or is about to.
 #[must_use]
 pub fn lives(record: &Record) -> bool {
-    Stat::of_same(record.pid, record.start_time)
-        .is_some_and(|stat| !stat.is_dead() && !stat.is_leaving())
+    Stat::of_same(record.identity()).is_some_and(|stat| !stat.is_dead() && !stat.is_leaving())
 }
 
 /// The descriptor through which this process itself has the lock on the file at this path: a script

@@ -45,8 +45,8 @@
 //! bystanders, lock, place
 //! directory, marks, program
 //! unusable
-//! kernel_locks, process_table, record, signals
-//! course, mounts, notify, process, takeover, user
+//! kernel_locks, process_table, record, signals, takeover
+//! course, mounts, notify, process, user
 //! wait
 //! elf, file_id, owner, procfs, remote, signal, sys, text, time, variables, workers
 //! ```

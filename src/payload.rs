@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::marks;
-use crate::process::{self, Pid, Pinned, Stat};
+use crate::process::{self, Identity, Pid, Pinned, Stat};
 use crate::process_table::Family;
 use crate::program::{Command, absolute, not_executable};
 use crate::record::Record;
@@ -60,8 +60,8 @@ pub struct Payload {
     pinned: Pinned,
     start_time: u64,
     heard_nothing: Cell<bool>,
-    /// What descended from us before: pids with their start times.
-    not_ours: Vec<(Pid, u64)>,
+    /// What descended from us before.
+    not_ours: Vec<Identity>,
     run_id: String,
 }
 
@@ -139,10 +139,13 @@ impl Payload {
         self.pinned.pid()
     }
 
-    /// When that started.
+    /// Who that is.
     #[must_use]
-    pub fn start_time(&self) -> u64 {
-        self.start_time
+    pub fn identity(&self) -> Identity {
+        Identity {
+            pid: self.pid(),
+            start_time: self.start_time,
+        }
     }
 
     /// Whether the terminal's driver sends it what it sends us, now: it may leave our group.
@@ -180,7 +183,7 @@ impl Payload {
     /// Somebody could not be looked at just now.
     pub fn left(&self) -> io::Result<Vec<Stat>> {
         let family = Family::now()?;
-        let earlier = |stat: &&Stat| self.not_ours.contains(&(stat.pid, stat.start_time));
+        let earlier = |stat: &&Stat| self.not_ours.contains(&stat.identity());
         let except: Vec<Pid> = family
             .members()
             .filter(earlier)
@@ -222,9 +225,8 @@ impl Payload {
     /// Signals each of these, pinned and looked at again, one by one; tells whom it was sent to. The first
     /// process is pinned already, and needs nothing that the system may be short of.
     pub fn signal_each(&self, processes: &[Stat], signal: Signal) -> Vec<Stat> {
-        let first = (self.pid(), self.start_time);
         let reach = |stat: &&Stat| {
-            if (stat.pid, stat.start_time) == first {
+            if stat.identity() == self.identity() {
                 send(&self.pinned, signal).is_ok()
             } else {
                 signal_one(stat, signal)
@@ -273,7 +275,7 @@ fn uncollected(whom: WaitId<'_>) -> rustix::io::Result<()> {
 }
 
 /// What descends from us already (`helper & exec gateway run …`): not of the command.
-fn earlier_descendants() -> Result<Vec<(Pid, u64)>> {
+fn earlier_descendants() -> Result<Vec<Identity>> {
     if uncollected(WaitId::All) == Err(rustix::io::Errno::CHILD) {
         return Ok(Vec::new());
     }
@@ -283,7 +285,7 @@ fn earlier_descendants() -> Result<Vec<(Pid, u64)>> {
     Ok(family
         .descendants(&[Pid::this()], &[])
         .iter()
-        .map(|stat| (stat.pid, stat.start_time))
+        .map(|stat| stat.identity())
         .collect())
 }
 

@@ -54,6 +54,16 @@ impl Pid {
     }
 }
 
+/// Who a process is. A number alone is handed on; with the time of its start it is nobody else's, as long as
+/// the host runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Identity {
+    /// Its number in our pid namespace.
+    pub pid: Pid,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
 impl fmt::Display for Pid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -202,10 +212,19 @@ impl Stat {
         Self::look(pid).ok().flatten()
     }
 
-    /// The same, if this number still is that of the process which started then.
+    /// The same, if the number still is this process's.
     #[must_use]
-    pub fn of_same(pid: Pid, start_time: u64) -> Option<Self> {
-        Self::of(pid).filter(|stat| stat.start_time == start_time)
+    pub fn of_same(who: Identity) -> Option<Self> {
+        Self::of(who.pid).filter(|stat| stat.identity() == who)
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity {
+            pid: self.pid,
+            start_time: self.start_time,
+        }
     }
 
     /// Reads the line of one process; `None` where there is none, or not for us to read.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::file_id::FileId;
-use crate::process::Pid;
+use crate::process::{Identity, Pid};
 use crate::signal::Signal;
 use crate::text::Text;
 use crate::time::{Limit, Timestamp, unix_micros};
@@ -70,6 +70,17 @@ pub struct Payload {
     pub start_time: u64,
     /// The command.
     pub argv: Vec<Text>,
+}
+
+impl Payload {
+    /// Who its first process is, by the numbers of the holder's pid namespace.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity {
+            pid: self.pid,
+            start_time: self.start_time,
+        }
+    }
 }
 
 /// systemd's `INVOCATION_ID` has 32 digits (systemd.exec(5)). What is much longer is none, and would make a
@@ -173,10 +184,19 @@ impl Record {
         self.path.0 == path.as_os_str() && self.file() == file
     }
 
+    /// Who wrote it, by the numbers of its pid namespace.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity {
+            pid: self.pid,
+            start_time: self.start_time,
+        }
+    }
+
     /// Whether both were written by the same gateway for the same run.
     #[must_use]
     pub fn is_of_the_same_run(&self, other: &Self) -> bool {
-        (self.pid, self.start_time, &self.run_id) == (other.pid, other.start_time, &other.run_id)
+        (self.identity(), &self.run_id) == (other.identity(), &other.run_id)
     }
 
     /// The file it was written to.

@@ -7,7 +7,7 @@ use crate::process::{self, Pid};
 use crate::progress::Progress;
 use crate::record::Record;
 use crate::signal::Signal;
-use crate::takeover::{Bar, Mode, Standing, Takeover, Who};
+use crate::takeover::{Bar, Mode, Standing, Takeover};
 use crate::{Error, Result};
 
 /// A holder that was asked, as far as it matters when it is gone.
@@ -38,7 +38,7 @@ impl Former {
 /// What a sighting means to the decision.
 pub(crate) fn standing(who: &Sighting, mode: Mode) -> Standing {
     let proven = |holder: &Holder, ending| Standing::Proven {
-        who: Who(holder.pid().get(), holder.start_time()),
+        who: holder.identity(),
         budget: holder.stop_budget(),
         bar: bar(holder, mode),
         ending,

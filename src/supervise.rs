@@ -162,7 +162,7 @@ fn start(
     };
     let entry = record::Payload {
         pid: payload.pid(),
-        start_time: payload.start_time(),
+        start_time: payload.identity().start_time,
         argv: record::command_line(command.argv()),
     };
     if let Err(error) = claim.set_payload(entry) {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::bystanders::Bystanders;
 use crate::lock::{Authority, OpenFile};
 use crate::marks::{gateway_of, has_run_id};
-use crate::process::{self, Environ, Pid, Pinned, Stat};
+use crate::process::{self, Environ, Identity, Pid, Pinned, Stat};
 use crate::record::{self, Contents, Record};
 use crate::roots::sees_our_directory;
 use crate::signal::Signal;
@@ -101,9 +101,12 @@ impl Survivor {
         }))
     }
 
-    /// Who it is: its pid and its start time.
-    pub(crate) fn who(&self) -> (Pid, u64) {
-        (self.pid(), self.start_time)
+    /// Who it is.
+    pub(crate) fn who(&self) -> Identity {
+        Identity {
+            pid: self.pid(),
+            start_time: self.start_time,
+        }
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -122,7 +125,7 @@ impl Survivor {
 
     /// Whether it was sent: it may be gone, or not be ours to signal.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        let same = Stat::of_same(self.pid(), self.start_time).is_some();
+        let same = Stat::of_same(self.who()).is_some();
         self.tie.is_sure() && same && self.pinned.signal(signal).is_ok()
     }
 }
@@ -421,9 +424,7 @@ fn is_gone(gateway: Pid, started: &Stat) -> bool {
 }
 
 fn is_payload_of(record: &Record, stat: &Stat) -> bool {
-    let same = |payload: &record::Payload| {
-        (payload.pid, payload.start_time) == (stat.pid, stat.start_time)
-    };
+    let same = |payload: &record::Payload| payload.identity() == stat.identity();
     record.payload.as_ref().is_some_and(same) && holder::numbers_mean_the_same(record)
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::bystanders::Bystanders;
-use crate::process::{self, Pid};
+use crate::process::{self, Identity, Pid};
 use crate::signal::Signal;
 use crate::survivors::{Run, Survivor, Tie, cannot_look};
 use crate::wait::{Interrupt, nap};
@@ -335,7 +335,7 @@ fn press_one(survivor: &Survivor, kill: bool, asked: &mut Vec<Ended>) {
 /// sure ones lived to bear them. Later ones are strangers: on a busy machine somebody always dies.
 #[derive(Default)]
 struct Unsure {
-    known: Vec<(Pid, u64)>,
+    known: Vec<Identity>,
     closed: bool,
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::process::Identity;
 use crate::time::Limit;
 
 /// How long a plain start tries again while nobody is proven to hold: a probe by somebody else
@@ -69,10 +70,6 @@ impl Rules {
     }
 }
 
-/// Who somebody is: a pid and a start time, compared and nothing else.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Who(pub i32, pub u64);
-
 /// Why a proven holder is not for us to ask.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Bar {
@@ -101,7 +98,7 @@ pub enum Standing {
     /// Recorded and proven.
     Proven {
         /// The process.
-        who: Who,
+        who: Identity,
         /// Its stop budget, if it recorded one.
         budget: Option<Limit>,
         /// What forbids to ask it.
@@ -155,7 +152,7 @@ pub enum Refusal {
 /// A holder that was asked to go.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Asked {
-    who: Who,
+    who: Identity,
     at: Duration,
     kill_after: Limit,
     killed: bool,
@@ -328,7 +325,7 @@ impl Takeover {
         }
     }
 
-    fn ask(&mut self, now: Duration, who: Who, kill_after: Limit, ending: bool) -> Step {
+    fn ask(&mut self, now: Duration, who: Identity, kill_after: Limit, ending: bool) -> Step {
         if let Some(refusal) = self.would_leave(now, kill_after) {
             // Asked nobody yet: say so at once. Otherwise the next one may still go by itself.
             return if self.asked.is_some() {
@@ -395,15 +392,24 @@ fn earliest(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::Pid;
 
-    const A: Who = Who(10, 1);
-    const B: Who = Who(20, 2);
+    // Two who had the same number.
+    const A: Identity = started(1);
+    const B: Identity = started(2);
+
+    const fn started(start_time: u64) -> Identity {
+        Identity {
+            pid: Pid::INIT,
+            start_time,
+        }
+    }
 
     fn seconds(number: u64) -> Duration {
         Duration::from_secs(number)
     }
 
-    fn proven(who: Who) -> Seen {
+    fn proven(who: Identity) -> Seen {
         Seen::Held(Standing::Proven {
             who,
             budget: Some(Limit::After(seconds(30))),

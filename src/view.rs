@@ -316,7 +316,7 @@ pub fn payload(holder: &Holder) -> Option<Payload> {
     if !holder::numbers_mean_the_same(record) {
         let is_it = |pid: &Pid| {
             process::innermost_pid(*pid) == Some(payload.pid)
-                && Stat::of_same(*pid, payload.start_time).is_some()
+                && Stat::of(*pid).is_some_and(|stat| stat.start_time == payload.start_time)
         };
         let mut descendants = process::listed_descendants(holder.pid()).into_iter();
         payload.pid = descendants.find(is_it)?;

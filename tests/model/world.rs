@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use gateway_lock::takeover::{Mode, Rules, Takeover, Who};
+use gateway_lock::process::{Identity, Pid};
+use gateway_lock::takeover::{Mode, Rules, Takeover};
 use gateway_lock::time::Limit;
 
 pub const SLOTS: usize = 3;
@@ -371,8 +372,11 @@ impl World {
         Duration::from_millis(u64::from(self.now - self.processes[slot].began) * 100)
     }
 
-    pub fn who(slot: u8) -> Who {
-        Who(i32::from(slot) + 2, 1)
+    pub fn who(slot: u8) -> Identity {
+        Identity {
+            pid: Pid::new(i64::from(slot) + 2).expect("a number above 0"),
+            start_time: 1,
+        }
     }
 
     fn create(&mut self, text: Text) -> u8 {
