@@ -43,7 +43,7 @@
 //! bell, holder, seats
 //! descriptors, listing, roots
 //! bystanders, lock, place
-//! directory, marks, program
+//! directory, marks, opening, program
 //! unusable
 //! kernel_locks, process_table, record, signals, takeover
 //! course, mounts, notify, process, user
@@ -93,6 +93,7 @@ mod lock;
 mod marks;
 mod mounts;
 pub mod notify;
+mod opening;
 mod owner;
 pub mod payload;
 mod pid_file;

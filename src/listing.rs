@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, RawDir};
 
 use crate::file_id::FileId;
 use crate::kernel_locks::printed_device;
-use crate::lock::open_unseen;
+use crate::opening::open_unseen;
 use crate::place::FILE_NAME;
 use crate::record::{Contents, MAX_SIZE};
 use crate::unusable::may_be_pid_file;

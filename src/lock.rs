@@ -1,25 +1,23 @@
 //! The flock: open the pid file, try the lock, check that the path still names the file.
 //!
-//! The file is never unlinked, renamed or truncated before the lock is held.
+//! The file is never unlinked or renamed, and is not written before the lock is held.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, statat};
+use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
 
 use crate::directory::{create_directories, directory_without_links};
 use crate::file_id::FileId;
-use crate::procfs::{PROC_NEEDED, beginning_of};
+use crate::opening::{Opened, canonical_path, create, is_plain, open, open_typed};
+use crate::procfs::beginning_of;
 use crate::record::{Contents, MAX_SIZE, begins_as_record};
-use crate::text::printable;
 use crate::unusable::{ANOTHER_PATH, MAKE_ROOM, explain, refuse_unlikely};
-use crate::{Error, Result, owner, sys};
+use crate::{Error, Result, sys};
 
 /// Whose processes a file's contents may be believed to name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -286,7 +284,7 @@ impl OpenFile {
     /// is written (btrfs, bcachefs, ZFS) may need room for what is overwritten, and does not tell.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no room, or files may not be so large here (RLIMIT_FSIZE).
     pub fn check_room(&self, length: u64) -> Result<()> {
         let cannot = |errno: Errno| Error::pid_file("cannot write", &self.path).because(errno);
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
@@ -390,149 +388,10 @@ impl std::ops::Deref for Locked {
     }
 }
 
-/// A file, and whether it is known that no symbolic link is on the way to it.
-struct Opened {
-    file: File,
-    straight: bool,
-}
-
-impl From<File> for Opened {
-    fn from(file: File) -> Self {
-        Self {
-            file,
-            straight: false,
-        }
-    }
-}
-
-/// Opens what a path that somebody typed leads to.
-fn open_typed(path: &Path, access: OFlags) -> Result<Opened, Errno> {
-    refuse_device(CWD, path)?;
-    let flags = access | FLAGS | OFlags::NOATIME;
-    let straight = ResolveFlags::NO_SYMLINKS;
-    match retry(|| rustix::fs::openat2(CWD, path, flags, Mode::empty(), straight)) {
-        Ok(file) => Ok(Opened {
-            file: file.into(),
-            straight: true,
-        }),
-        // There is a link, or this kernel or a filter of system calls (seccomp(2)) has no openat2(2);
-        // what else there may be is told again.
-        Err(_) => open_unseen(CWD, path, access).map(Opened::from),
-    }
-}
-
-fn open(at: BorrowedFd<'_>, path: &Path, access: OFlags) -> Result<File, Errno> {
-    refuse_device(at, path)?;
-    open_unseen(at, path, access)
-}
-
-/// A device may do something when it is opened, so it is looked at first.
-fn refuse_device(at: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
-    let stat = rustix::fs::statat(at, path, AtFlags::SYMLINK_NOFOLLOW)?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device() {
-        return Err(Errno::NXIO);
-    }
-    Ok(())
-}
-
-const FLAGS: OFlags = OFlags::CLOEXEC
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY);
-
-/// Never follows a link, never waits, and leaves no mark where that is allowed.
-pub(crate) fn open_unseen(at: BorrowedFd<'_>, path: &Path, access: OFlags) -> Result<File, Errno> {
-    let flags = access | FLAGS;
-    let open = |flags| retry(|| rustix::fs::openat(at, path, flags, Mode::empty())).map(File::from);
-    // Looking changes nothing, not even the time of the last look; only the owner may ask for that
-    // (open(2), O_NOATIME: EPERM for anybody else without CAP_FOWNER).
-    match open(flags | OFlags::NOATIME) {
-        Err(Errno::PERM) => open(flags),
-        other => other,
-    }
-}
-
-fn create(at: BorrowedFd<'_>, path: &Path) -> Result<File, Errno> {
-    let mode = Mode::RUSR | Mode::WUSR;
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = File::from(retry(|| rustix::fs::openat(at, path, flags, mode))?);
-    // An odd umask may have taken our own bits: 0600 means 0600.
-    if rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_mode & 0o777 != 0o600) {
-        rustix::fs::fchmod(&file, mode)?;
-    }
-    if rustix::process::geteuid().is_root() {
-        give_to_the_owner_of_the_directory(&file, at, path)?;
-    }
-    Ok(file)
-}
-
-fn give_to_the_owner_of_the_directory(
-    file: &File,
-    at: BorrowedFd<'_>,
-    path: &Path,
-) -> Result<(), Errno> {
-    let Some(name) = path.file_name() else {
-        return Ok(());
-    };
-    let named = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = named.unwrap_or(Path::new("."));
-    let directory = rustix::fs::openat(at, parent, flags, Mode::empty())?;
-    let parent = rustix::fs::fstat(&directory)?;
-    // Whoever may rename the directories above could lead us from one to another in between: only
-    // the one that has this very file counts.
-    let there = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW);
-    let is_ours = |file| there.is_ok_and(|there| FileId::of(&there) == FileId::of(&file));
-    if parent.st_uid == 0 || !is_ours(rustix::fs::fstat(file)?) {
-        return Ok(());
-    }
-    owner::give(file, &parent, Access::READ_OK | Access::WRITE_OK)
-}
-
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
-    }
-}
-
-/// Whether it is written in canonical form: that is then the file's own, if no link is on the way.
-fn is_plain(path: &Path) -> bool {
-    let mut names = path.components().skip(1);
-    let written: PathBuf = path.components().collect();
-    path.is_absolute()
-        && written.as_os_str() == path.as_os_str()
-        && names.all(|name| matches!(name, Component::Normal(_)))
-}
-
-/// What our descriptor is called by the kernel, so that two spellings of one path are one path.
-fn canonical_path(fd: BorrowedFd<'_>, typed: &Path, removed: bool) -> Result<PathBuf> {
-    let link =
-        std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|error| {
-            Error::system(format!(
-                "cannot read /proc/self/fd, to find the real path of {}",
-                printable(typed.as_os_str())
-            ))
-            .because(error)
-            .advise(PROC_NEEDED)
-        })?;
-    if !removed {
-        return Ok(link);
-    }
-    // Removed since it was opened: the comparison after locking finds that out.
-    let bytes = link.as_os_str().as_bytes();
-    Ok(PathBuf::from(OsStr::from_bytes(
-        bytes.strip_suffix(b" (deleted)").unwrap_or(bytes),
-    )))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::Mode;
     use std::os::unix::fs::PermissionsExt;
 
     fn locked(path: &Path) -> Locked {

@@ -1,8 +1,8 @@
 //! Who may hold the lock next: the decision, as a pure function.
 //!
 //! What is seen and the time go in, the next step comes out; nothing here looks at the system, so
-//! that every order of events can be tried (and is: see the tests, which search them all). Whoever
-//! performs the steps is in `acquire`.
+//! that every order of events can be tried (and is: see the tests, which search them all). Who performs
+//! the steps is in `acquire` and `stop`.
 
 use std::time::Duration;
 
