@@ -61,6 +61,40 @@ fn unlocked_junk_is_free() {
     }
 }
 
+/// Whoever types what is advised must not lose a file by it.
+#[test]
+fn a_file_of_somebody_elses_is_not_advised_for_a_start() {
+    let scene = Scene::new();
+    let said = |text: &str| {
+        fs::write(scene.pid_file(), text).unwrap();
+        let output = scene.finish(["status"]);
+        output.assert_code(3);
+        output.stdout.lines().next().unwrap().to_owned()
+    };
+    for text in ["127.0.0.1 localhost\n", "{\"a\":1}\n", "7 days\n", "\0\0"] {
+        let expected = format!(
+            "free: nobody holds the lock, but {} is no pid file, and run would overwrite it",
+            scene.pid_file().display()
+        );
+        assert_eq!(said(text), expected, "{text:?}");
+    }
+    // What we wrote or tore, and what others' pid files are cleared to.
+    for text in [
+        "",
+        "\n",
+        "0\n",
+        "  12 \n",
+        "12\n{\"format\":1,\"pid",
+        "\n{\"form",
+    ] {
+        let first = said(text);
+        assert!(
+            first.contains("; start with: gateway -f "),
+            "{text:?}: {first}"
+        );
+    }
+}
+
 #[test]
 fn a_run_that_ended_is_free_and_how_it_ended_is_told() {
     let scene = Scene::new();

@@ -1,9 +1,14 @@
 //! `status`: what is true of a pid file, and how the last run ended.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
 use gateway_lock::Error;
 use gateway_lock::holder::{Holder, Sighting};
 use gateway_lock::process::Pid;
-use gateway_lock::record::{End, Manager, Payload, Record};
+use gateway_lock::record::{Contents, End, Manager, Payload, Record, begins_as_record};
 use gateway_lock::signal::Signal;
 use gateway_lock::survivors::{self, Survivor};
 use gateway_lock::text::{Text, printable};
@@ -382,9 +387,33 @@ fn free(view: &View, subject: &Subject) -> String {
             let original = words::path(&record.path());
             format!("nobody holds the lock; it is a copy of {original}, which {who} wrote")
         }
+        None if is_something_else(view) => format!(
+            "nobody holds the lock, but {} is no pid file, and run would overwrite it",
+            words::path(&view.path)
+        ),
         None => format!(
             "nobody holds the lock; start with: {}",
             subject.typed("run -- COMMAND")
         ),
     }
+}
+
+/// Whether a start would cost somebody a file: what is in it was not written by us, and is no bare number,
+/// as others write it.
+fn is_something_else(view: &View) -> bool {
+    let is_ours = |head: &[u8]| begins_as_record(head) || head.iter().all(u8::is_ascii_digit);
+    matches!(view.contents, Contents::Unreadable)
+        && head(&view.path).is_ok_and(|head| !is_ours(&head) && !is_ours(head.trim_ascii()))
+}
+
+/// As much of a file as tells what it is.
+fn head(path: &Path) -> std::io::Result<Vec<u8>> {
+    // It was a regular file a moment ago; a pipe that has taken its place does not hold us up.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)?;
+    let mut head = Vec::new();
+    file.take(64).read_to_end(&mut head)?;
+    Ok(head)
 }
