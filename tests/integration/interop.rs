@@ -191,3 +191,42 @@ fn a_graceful_stop_through_the_file_is_a_stop() {
     assert_eq!(holder.end(), End::Code(0));
     scene.assert_never_two_payloads();
 }
+
+/// What start-stop-daemon and `echo $!` leave beside a daemon that goes on.
+#[test]
+fn who_is_named_by_an_old_file_and_lives_is_told_and_left_alone() {
+    let scene = Scene::new();
+    let mut sleep = scene.command("sleep");
+    sleep.arg("infinity");
+    let mut daemon = scene.spawn(sleep);
+    let said = format!(
+        "the file names pid {0} (sleep infinity), which runs and has no lock: it is not ours to end; \
+         if it is an instance started without gateway, end it first: kill {0}",
+        daemon.pid()
+    );
+    let named = format!("{}\n", daemon.pid());
+    std::fs::write(scene.pid_file(), &named).unwrap();
+    let status = scene.finish(["status"]);
+    status.assert_code(1);
+    let first = status.stdout.lines().next().unwrap();
+    assert_eq!(first, format!("crashed: {said}"));
+    let stop = scene.finish(["stop"]);
+    stop.assert_code(0).assert_one_line();
+    stop.assert_says(&format!("nothing to stop: {said}, /"));
+    assert!(daemon.is_running());
+    // A number that is somebody else's by now.
+    let text = format!("{{\"pid\":{},\"start_time\":1}}\n", daemon.pid());
+    std::fs::write(scene.pid_file(), text).unwrap();
+    scene
+        .finish(["stop"])
+        .assert_code(0)
+        .assert_says("the last run crashed and left nothing");
+    daemon.signal(Signal::TERM);
+    daemon.end();
+    std::fs::write(scene.pid_file(), &named).unwrap();
+    let status = scene.finish(["status"]);
+    assert!(
+        status.stdout.contains("needs nothing removed"),
+        "{status:?}"
+    );
+}

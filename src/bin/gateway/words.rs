@@ -8,8 +8,8 @@ use std::time::Duration;
 use gateway_lock::course::Why;
 use gateway_lock::holder::{Holder, Locker, Sighting, numbers_mean_the_same};
 use gateway_lock::place::Choice;
-use gateway_lock::process::Pid;
-use gateway_lock::record::{Asker, End, Manager, Reason, Record};
+use gateway_lock::process::{Pid, Stat};
+use gateway_lock::record::{Asker, Contents, End, Manager, Reason, Record};
 use gateway_lock::survivors::Survivor;
 use gateway_lock::sweep::Ended;
 use gateway_lock::takeover::Mode;
@@ -17,6 +17,7 @@ use gateway_lock::text::printable;
 pub use gateway_lock::text::{command_line, quoted};
 use gateway_lock::time::Timestamp;
 use gateway_lock::user::user_name;
+use gateway_lock::view::View;
 
 /// Who has a lock that nobody here can be seen to have.
 pub const UNSEEN: &str = "a process that cannot be seen from here (another container or pid namespace, or another user's)";
@@ -218,6 +219,23 @@ pub fn sighting(who: &Sighting) -> String {
         ),
         Sighting::Invisible(None) => UNSEEN.to_owned(),
     }
+}
+
+/// A file that no gateway wrote, and nobody has locked, names somebody who lives: an instance from before the
+/// change to us, perhaps, or whoever has got its number since.
+pub fn named_by_others(view: &View) -> Option<String> {
+    let Contents::Hint(hint) = &view.contents else {
+        return None;
+    };
+    let pid = hint.pid;
+    let stat = Stat::of(pid).filter(|stat| !stat.is_dead())?;
+    let is_it = hint.start_time.is_none_or(|named| named == stat.start_time);
+    is_it.then(|| {
+        format!(
+            "the file names {}, which runs and has no lock: it is not ours to end; if it is an instance started without gateway, end it first: kill {pid}",
+            process(pid, &gateway_lock::process::argv(pid))
+        )
+    })
 }
 
 /// How to stop a holder.

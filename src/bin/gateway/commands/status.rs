@@ -266,11 +266,12 @@ fn text(view: &View, left: &[Survivor], subject: &Subject) -> String {
             words::UNSEEN,
             file(&path)
         ),
-        State::Crashed if left.is_empty() => format!(
-            "crashed: {}; the next start needs nothing removed\n{}",
-            crashed(view),
-            file(&path)
-        ),
+        State::Crashed if left.is_empty() => {
+            let why = words::named_by_others(view).unwrap_or_else(|| {
+                format!("{}; the next start needs nothing removed", crashed(view))
+            });
+            format!("crashed: {why}\n{}", file(&path))
+        }
         State::Crashed => format!(
             "crashed: {}; the next start ends what still runs of it, and so does: {}\n{}{}",
             crashed(view),

@@ -45,8 +45,9 @@ pub fn stop(context: &Context, patience: &StopPatience) -> Result<Verdict> {
 
 fn nothing(context: &Context, view: &View) -> Verdict {
     let why = match view.state {
-        State::Crashed => "the last run crashed and left nothing",
-        _ => "nobody holds the lock",
+        State::Crashed => words::named_by_others(view)
+            .unwrap_or_else(|| "the last run crashed and left nothing".to_owned()),
+        _ => "nobody holds the lock".to_owned(),
     };
     let path = words::path(&view.path);
     context
