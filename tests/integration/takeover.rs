@@ -725,3 +725,37 @@ fn who_lets_go_at_the_last_moment_is_not_signalled() {
     newcomer.output().assert_code(0);
     assert!(holder.is_running(), "it was signalled");
 }
+
+/// Who has no limit for its stop, or nobody to see to it, may never do what it was asked for.
+#[test]
+fn of_who_may_never_stop_nothing_else_is_said() {
+    for options in [&["--stop-timeout", "infinity"][..], &["--exec"]] {
+        let scene = Scene::new();
+        let payload = scene.payload(Payload::Deaf);
+        let words = [&["run"], options, &["--", &payload]].concat();
+        let mut holder = scene.start(words);
+        scene.wait_for_mark("deaf");
+        let end = format!(
+            "; to end it: gateway -f {} stop --kill-after 30\n",
+            scene.pid_file().display()
+        );
+        let patience = ["--kill-after", "infinity", "--timeout", "0.3"];
+        let stop = scene.finish(["stop"].iter().chain(&patience));
+        stop.assert_code(81);
+        stop.assert_says(&format!("; it was asked, and may never stop{end}"));
+        let mut new = replace(&scene, &["--kill-after", "infinity"]);
+        new.wait_for_line("asked pid");
+        new.signal(Signal::INT);
+        assert_eq!(new.end(), End::of(Signal::INT));
+        let said = new.stderr();
+        let expected =
+            format!(" was asked to stop and may never do so, and nothing will run then{end}");
+        assert!(said.ends_with(&expected), "{said}");
+        // What is advised does it.
+        scene
+            .finish(["stop", "--kill-after", "0.2"])
+            .assert_code(0)
+            .assert_says("sent SIGKILL");
+        assert_eq!(holder.end(), End::of(Signal::KILL));
+    }
+}

@@ -98,10 +98,9 @@ impl Defeat<'_> {
     fn deadline(&self) -> String {
         let pid = self.who.pid();
         let is_it = |former: &Former| Some(former.pid) == pid;
-        let next = if self.asked.iter().any(is_it) {
-            format!("; it {}", will_stop(self.mode))
-        } else {
-            format!("; give it longer with --timeout{}", look_at(self.who))
+        let next = match self.asked.iter().rfind(|former| is_it(former)) {
+            Some(former) => format!("; it {}", will_stop(former, self.subject, self.mode)),
+            None => format!("; give it longer with --timeout{}", look_at(self.who)),
         };
         let others = self.asked.iter().filter(|former| !is_it(former));
         format!(

@@ -10,12 +10,13 @@ use gateway_lock::holder::{Holder, Locker, Sighting, numbers_mean_the_same};
 use gateway_lock::place::Choice;
 use gateway_lock::process::{Pid, Stat};
 use gateway_lock::record::{Asker, Contents, End, Manager, Reason, Record};
+use gateway_lock::request::Former;
 use gateway_lock::survivors::Survivor;
 use gateway_lock::sweep::Ended;
 use gateway_lock::takeover::Mode;
 use gateway_lock::text::printable;
 pub use gateway_lock::text::{command_line, quoted};
-use gateway_lock::time::Timestamp;
+use gateway_lock::time::{Limit, Timestamp};
 use gateway_lock::user::user_name;
 use gateway_lock::view::View;
 
@@ -283,11 +284,23 @@ pub fn look_elsewhere() -> &'static str {
 }
 
 /// What becomes of whoever was asked, once nobody waits for it any more.
-pub fn will_stop(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Stop => "was asked, and will stop all the same",
-        _ => "was asked to stop and will, and nothing will run then",
-    }
+pub fn will_stop(former: &Former, subject: &Subject, mode: Mode) -> String {
+    let text = match (mode, has_an_end(former)) {
+        (Mode::Stop, true) => "was asked, and will stop all the same",
+        (_, true) => "was asked to stop and will, and nothing will run then",
+        (Mode::Stop, false) => "was asked, and may never stop",
+        (_, false) => "was asked to stop and may never do so, and nothing will run then",
+    };
+    let end = (!has_an_end(former))
+        .then(|| format!("; to end it: {}", subject.typed("stop --kill-after 30")));
+    text.to_owned() + &end.unwrap_or_default()
+}
+
+/// Whether somebody sees to it that it ends: its gateway does, within a stop budget that has an end.
+fn has_an_end(former: &Former) -> bool {
+    let limit = |record: &Record| record.stop_timeout.and_then(Limit::finite);
+    let record = former.record.as_ref().filter(|record| !record.exec);
+    former.killed || record.and_then(limit).is_some()
 }
 
 /// `pid 77 (worker, state D)`

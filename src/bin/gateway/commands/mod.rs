@@ -101,10 +101,10 @@ fn interrupted(
 ) -> Verdict {
     if let Some(former) = asked.last() {
         context.voice.expected(&format!(
-            "interrupted; {} {}, {}",
+            "interrupted; {}, {} {}",
             words::process(former.pid, &former.argv),
-            words::will_stop(mode),
-            words::path(&subject.path)
+            words::path(&subject.path),
+            words::will_stop(former, subject, mode)
         ));
     }
     signals
