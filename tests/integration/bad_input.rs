@@ -655,6 +655,27 @@ fn exec_leaves_nobody_to_stop_the_command() {
     scene.finish(["run", "--exec", "--", "true"]).assert_code(0);
 }
 
+/// `gateway run -- $CMD`, where CMD is empty.
+#[test]
+fn a_double_dash_without_a_command_holds_nothing() {
+    let scene = Scene::new();
+    let says =
+        "gateway: there is no COMMAND after --; to hold the lock without one, leave out the --\n";
+    for words in [
+        &["run", "--"][..],
+        &["run", "--wait", "--timeout", "5", "--"],
+    ] {
+        let output = scene.finish(words);
+        output.assert_code(2);
+        assert!(output.stderr.starts_with(says), "{output:?}");
+    }
+    assert!(!scene.pid_file().exists());
+    let mut holder = scene.start(["run"]);
+    scene.wait_for_record("it holds", |record| record.pid() == holder.pid());
+    holder.signal(Signal::TERM);
+    assert_eq!(holder.end(), End::Code(0));
+}
+
 #[test]
 fn a_command_line_in_one_word_is_taken_apart() {
     let scene = Scene::new();

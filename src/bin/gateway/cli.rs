@@ -1,6 +1,6 @@
 //! The interface, declared once: help, completions and the manual's options come from here.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -263,6 +263,7 @@ fn signal(text: &str) -> Result<Signal, String> {
 pub fn parse() -> Result<Cli, clap::Error> {
     let cli = all_given(Cli::try_parse()?);
     check(&cli)?;
+    check_end(&cli, std::env::args_os().next_back().as_deref())?;
     Ok(cli)
 }
 
@@ -302,6 +303,16 @@ fn check(cli: &Cli) -> Result<(), clap::Error> {
         return wrong("--exec becomes COMMAND, and there is none: add -- COMMAND");
     }
     Ok(())
+}
+
+/// A shell's `-- $CMD` with nothing in it would hold the lock for ever. (An option takes no `--` for its value.)
+fn check_end(cli: &Cli, last: Option<&OsStr>) -> Result<(), clap::Error> {
+    match &cli.command {
+        Command::Run(run) if run.command.is_empty() && last == Some(OsStr::new("--")) => {
+            wrong("there is no COMMAND after --; to hold the lock without one, leave out the --")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whoever names one pid file does not want to see all of them.
