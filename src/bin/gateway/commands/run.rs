@@ -177,9 +177,16 @@ impl Session<'_> {
                 budget: command.map(|_| self.run.stop_timeout),
             },
             manager: &mut self.manager,
+            taken_over: false,
         };
         let ended = supervise::supervise(acquired.claim, command, signals, &rules, &mut told)?;
-        Ok(self.over(&ended, command, &replaced, &own))
+        // Whoever holds now may be that very unit.
+        let nobody_follows = !told.taken_over && ended.cause != Cause::Lost;
+        let verdict = self.over(&ended, command);
+        if nobody_follows {
+            self.tell_units(&replaced, &own, "this run had taken over from");
+        }
+        Ok(verdict)
     }
 
     fn tell_acquired(&self, acquired: &Acquired) {
@@ -218,20 +225,13 @@ impl Session<'_> {
         }
     }
 
-    fn over(
-        &mut self,
-        ended: &Ended,
-        command: Option<&Command>,
-        replaced: &[Former],
-        own: &Record,
-    ) -> Verdict {
+    fn over(&mut self, ended: &Ended, command: Option<&Command>) -> Verdict {
         let path = words::path(&self.subject.path);
         match command {
             None => log::info!("held without a command; let go of {path}"),
             Some(command) => self.command_over(ended, &words::command(command.argv()), &path),
         }
         self.manager.over(ended);
-        self.tell_units(replaced, own, "this run had taken over from");
         verdict(ended, command.is_some())
     }
 
@@ -345,10 +345,13 @@ impl Interrupt for Patrol<'_, '_> {
 struct Told<'a> {
     chronicle: Chronicle<'a>,
     manager: &'a mut ServiceManager,
+    /// Another gateway has asked for the end.
+    taken_over: bool,
 }
 
 impl Attendant for Told<'_> {
     fn tell(&mut self, happening: Happening<'_>) {
+        self.taken_over |= matches!(happening, Happening::Stopping { replaced: true, .. });
         self.manager.happening(&happening, self.chronicle.budget);
         self.chronicle.tell(&happening);
     }
