@@ -482,3 +482,35 @@ fn one_ctrl_c_after_a_term_kills_nothing_and_a_second_one_does() {
     assert!(screen.contains(&line), "{screen}");
     assert!(!screen.contains("time is over"), "{screen}");
 }
+
+/// The shell says `Terminated`, and no more.
+#[test]
+fn who_is_taken_over_at_a_terminal_is_told_by_whom() {
+    for (options, times) in [(&[][..], 1), (&["-q"], 0), (&["-v"], 1)] {
+        let scene = Scene::new();
+        let terminal = Terminal::open();
+        let mut old = start_at(&terminal, &scene, options, Payload::Plain);
+        let mut new = scene.start(["run", "--replace", "--", "sleep", "infinity"]);
+        assert_eq!(old.end(), End::of(Signal::TERM));
+        let screen = terminal.screen();
+        let told = |line: &&str| line.contains("being replaced");
+        assert_eq!(screen.lines().filter(told).count(), times, "{screen}");
+        if options.is_empty() {
+            let who = format!("gateway: being replaced by pid {} (", new.pid());
+            let at = format!("), {}\n", scene.pid_file().display());
+            assert!(
+                screen.starts_with(&who) && screen.ends_with(&at),
+                "{screen}"
+            );
+        }
+        new.signal(Signal::TERM);
+        new.end();
+        // Elsewhere it is for the diary alone.
+        let mut old = scene.hold();
+        let mut new = scene.start(["run", "--replace", "--", "sleep", "infinity"]);
+        assert_eq!(old.end(), End::of(Signal::TERM));
+        assert_eq!(old.stderr(), "");
+        new.signal(Signal::TERM);
+        new.end();
+    }
+}

@@ -49,7 +49,7 @@ impl Voice {
         }
     }
 
-    /// Whether a countdown can be shown.
+    /// Whether somebody may be looking on: then a countdown can be shown.
     pub fn counts_down(&self) -> bool {
         self.terminal && !self.quiet && !self.journal
     }

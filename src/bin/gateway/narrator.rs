@@ -172,6 +172,9 @@ impl Chronicle<'_> {
     }
 
     fn stopping(&self, signal: Signal, by: Option<&Asker>, replaced: bool, from_outside: bool) {
+        if let Some(asker) = by.filter(|_| replaced) {
+            self.replaced(asker);
+        }
         let who = match by {
             Some(asker) => format!(" from {}", words::asker(asker)),
             None if from_outside => " from outside this pid namespace".to_owned(),
@@ -187,6 +190,18 @@ impl Chronicle<'_> {
             words::stopping(replaced),
             self.path()
         );
+    }
+
+    /// A shell would say no more than `Terminated`. The diary, where it is kept, says it at once, and more.
+    fn replaced(&self, asker: &Asker) {
+        if self.voice.counts_down() && !log::log_enabled!(log::Level::Info) {
+            self.voice.expected(&format!(
+                "{} by {}, {}",
+                words::stopping(true),
+                words::asker(asker),
+                self.path()
+            ));
+        }
     }
 
     fn killing(&self, left: &[Stat], why: Why) {
