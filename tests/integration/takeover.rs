@@ -653,6 +653,34 @@ fn a_standby_below_its_holder_is_told_why_it_would_wait_for_ever() {
     assert!(said.ends_with(why), "{said}");
 }
 
+/// What is typed elsewhere names the path, and nobody but root may ask the system's manager.
+#[test]
+fn below_its_own_holder_a_takeover_is_advised_for_whoever_it_is() {
+    for (user, run) in [("root", "systemd-run"), ("nobody", "systemd-run --user")] {
+        let scene = Scene::for_everybody();
+        set_mode(&scene.path(""), 0o777);
+        let script = "exec 2>\"$SCENE/below\"\n\"$0\" -n web run --replace -- true\n\
+            echo \"code $?\" >>\"$SCENE/marks\"\nexec sleep infinity\n";
+        let mut command = scene.bare(["-n", "web", "run", "--", "sh", "-c", script]);
+        command.arg(scene.program()).env("SCENE", scene.path(""));
+        let command = match user {
+            "root" => command,
+            _ => as_nobody(&scene, &command),
+        };
+        let mut holder = scene.spawn(command);
+        scene.wait_for_mark("code 82");
+        let said = scene.lines("below").join("\n");
+        let file = scene.path("state/web/gateway.pid");
+        let expected = format!(
+            "with: {run} gateway -f {} run --replace -- COMMAND",
+            file.display()
+        );
+        assert!(said.ends_with(&expected), "{said}");
+        holder.signal(Signal::TERM);
+        holder.end();
+    }
+}
+
 /// systemd-run does not lead out of a container.
 #[test]
 fn below_the_first_process_of_a_container_the_container_is_named() {

@@ -108,3 +108,23 @@ fn a_refusal_tells_how_to_stop_a_users_unit() {
     );
     assert!(said.ends_with("\n80\n"), "{said}");
 }
+
+/// `systemctl --user` of root's is root's own manager.
+#[test]
+fn root_is_told_whose_manager_has_the_unit() {
+    let systemd = boot_for_alice();
+    alice(&systemd, "systemctl --user start gateway@demo");
+    payload(&systemd, "demo");
+    let file = "/home/alice/.local/state/gateway/demo/gateway.pid";
+    let refused = systemd.run(["gateway", "-f", file, "run", "--", "true"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    let expected = "stop it: systemctl --user -M alice@ stop gateway@demo.service\n";
+    assert!(said.ends_with(expected), "{said}");
+    // In the table its unit is told from the system's of that name.
+    for list in [
+        alice(&systemd, "gateway list"),
+        systemd.ok(["gateway", "list"]),
+    ] {
+        assert!(list.contains("  gateway@demo.service (user)  "), "{list}");
+    }
+}

@@ -161,8 +161,9 @@ impl Defeat<'_> {
                 }
             ),
             Bar::Ancestor | Bar::Init => format!(
-                "cannot {verb} {who}, {at}: it is an ancestor of this process, which would end with it; do it from outside, for example with: systemd-run {}",
-                self.subject.typed(match self.mode {
+                "cannot {verb} {who}, {at}: it is an ancestor of this process, which would end with it; do it from outside, for example with: {} {}",
+                systemd_run(),
+                self.subject.typed_elsewhere(match self.mode {
                     Mode::Stop => "stop",
                     _ => "run --replace -- COMMAND",
                 })
@@ -209,6 +210,15 @@ impl Defeat<'_> {
             self.subject.path(),
             said_before(self.asked),
         )
+    }
+}
+
+/// Who is not root has a manager of their own to ask.
+fn systemd_run() -> &'static str {
+    if rustix::process::geteuid().is_root() {
+        "systemd-run"
+    } else {
+        "systemd-run --user"
     }
 }
 

@@ -17,7 +17,7 @@ use gateway_lock::takeover::Mode;
 use gateway_lock::text::printable;
 pub use gateway_lock::text::{command_line, quoted};
 use gateway_lock::time::{Limit, Timestamp};
-use gateway_lock::user::user_name;
+use gateway_lock::user::{passwd_of, user_name};
 use gateway_lock::view::View;
 
 /// Who has a lock that nobody here can be seen to have.
@@ -44,8 +44,13 @@ impl Subject {
     pub fn typed(&self, verb: &str) -> String {
         match &self.choice {
             Choice::Name(name) => format!("gateway -n {} {verb}", name.as_str()),
-            _ => format!("gateway -f {} {verb}", quoted(self.path.as_os_str())),
+            _ => self.typed_elsewhere(verb),
         }
+    }
+
+    /// The same for who may have another environment, home or user: it names the path.
+    pub fn typed_elsewhere(&self, verb: &str) -> String {
+        format!("gateway -f {} {verb}", quoted(self.path.as_os_str()))
     }
 
     pub fn path(&self) -> String {
@@ -172,15 +177,24 @@ pub fn typed_seconds(length: Duration) -> u64 {
 /// `systemctl stop NAME.service`
 pub fn systemctl(verb: &str, record: &Record) -> Option<String> {
     let unit = record.unit.as_ref()?;
-    let user = if record.manager == Some(Manager::User) {
-        "--user "
-    } else {
-        ""
+    let manager = match record.manager {
+        Some(Manager::User) => its_manager(record.uid)?,
+        _ => String::new(),
     };
     Some(format!(
-        "systemctl {user}{verb} {}",
+        "systemctl {manager}{verb} {}",
         quoted(OsStr::new(unit))
     ))
+}
+
+/// How systemctl(1) is told whose manager is meant: `--user` is one's own, and into another's only root gets.
+fn its_manager(uid: u32) -> Option<String> {
+    let us = rustix::process::geteuid();
+    if us.as_raw() == uid {
+        return Some("--user ".to_owned());
+    }
+    let user = passwd_of(uid).map_or_else(|| uid.to_string(), |user| printable(&user.name));
+    us.is_root().then(|| format!("--user -M {user}@ "))
 }
 
 /// `pid 4925 (hermes gateway run), up 3 h 12 min, hermes-gateway.service`
@@ -259,11 +273,8 @@ pub fn how_to_stop(holder: &Holder, subject: &Subject) -> String {
 /// How another user stops it.
 pub fn as_user(uid: u32, subject: &Subject) -> String {
     let root = if uid == 0 { "" } else { " or as root" };
-    format!(
-        "as {}{root}: gateway -f {} stop",
-        user_name(uid),
-        quoted(subject.path.as_os_str())
-    )
+    let typed = subject.typed_elsewhere("stop");
+    format!("as {}{root}: {typed}", user_name(uid))
 }
 
 /// The lock is our own, and nobody else's end can let go of it.

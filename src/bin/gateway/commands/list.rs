@@ -9,7 +9,7 @@ use gateway_lock::census;
 use gateway_lock::holder::{Holder, Sighting};
 use gateway_lock::place::Surroundings;
 use gateway_lock::process::Pid;
-use gateway_lock::record::Record;
+use gateway_lock::record::{Manager, Record};
 use gateway_lock::text::printable;
 use gateway_lock::user::user_name;
 use gateway_lock::view::{State, View};
@@ -73,7 +73,12 @@ impl Row {
 
     fn recorded(&mut self, record: &Record, users: &Users) {
         self.user = Some(users.name(record.uid));
-        self.unit = record.unit.as_ref().map(|unit| printable(unit.as_ref()));
+        let mark = match record.manager {
+            Some(Manager::User) => " (user)",
+            _ => "",
+        };
+        let shown = |unit: &String| printable(unit.as_ref()) + mark;
+        self.unit = record.unit.as_ref().map(shown);
         self.command = Some(words::command(record.command()));
     }
 
