@@ -181,26 +181,55 @@ fn a_closed_pipe_does_not_end_the_holder() {
     assert_eq!(holder.end(), End::of(Signal::TERM));
 }
 
-/// In the journal, lines carry their priority, and neither time nor our name.
-#[test]
-fn the_journal_gets_priorities() {
-    let scene = Scene::new();
+/// What the journal gets of a run, all of it with priorities, and how the stream is named to it.
+fn told_to_the_journal(scene: &Scene, words: &[&str], end: End) -> (String, String) {
     let file = fs::File::create(scene.path("journal")).unwrap();
     let stream = file.metadata().unwrap();
     let named = format!("{}:{}", stream.dev(), stream.ino());
-    let mut command = scene.gateway(["run", "--", "true"]);
+    let mut command = scene.gateway(words);
     command
         .env("JOURNAL_STREAM", &named)
         .stderr(file)
         .stdout(Stdio::null());
     let (out, err) = scene.words();
-    assert_eq!(Process::start_as_is(command, out, err).end(), End::Code(0));
+    assert_eq!(Process::start_as_is(command, out, err).end(), end);
     let said = fs::read_to_string(scene.path("journal")).unwrap();
-    assert!(said.contains("<6>got the lock"), "{said}");
     for line in said.lines() {
         let plain = line.starts_with('<') && !line.contains("gateway: ");
         assert!(plain, "{said}");
     }
+    (said, named)
+}
+
+#[test]
+fn a_unit_that_does_not_work_is_found_in_the_journal_by_priority() {
+    let scene = Scene::new();
+    let (said, _) = told_to_the_journal(&scene, &["run", "--replce", "--", "true"], End::Code(2));
+    assert_eq!(
+        said,
+        "<3>there is no option --replce; did you mean --replace?\n"
+    );
+    for (script, ending, code) in [
+        ("exit 3", "exit 3", 3),
+        ("kill -SEGV $$", "killed by SEGV", 139),
+    ] {
+        let words = ["run", "--", "sh", "-c", script];
+        let (said, _) = told_to_the_journal(&scene, &words, End::Code(code));
+        let last = said.lines().last().unwrap();
+        let is_warning = last.starts_with("<4>sh -c ") && last.contains(ending);
+        assert!(is_warning, "{said}");
+        // By hand its code says so already.
+        scene.finish(words).assert_code(code).assert_silent();
+    }
+}
+
+/// In the journal, lines carry their priority, and neither time nor our name.
+#[test]
+fn the_journal_gets_priorities() {
+    let scene = Scene::new();
+    let (said, named) = told_to_the_journal(&scene, &["run", "--", "true"], End::Code(0));
+    assert!(said.contains("<6>got the lock"), "{said}");
+    assert!(said.contains("<6>true ended, exit 0"), "{said}");
     // Named, but not our stderr: inherited from somebody else's unit.
     let mut command = scene.gateway(["run", "--", "true"]);
     command.env("JOURNAL_STREAM", &named);

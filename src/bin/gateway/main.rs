@@ -82,14 +82,15 @@ fn run(cli: Cli) -> Verdict {
 /// Help and version go to stdout and are no error; wrong usage ends with 2.
 fn usage(error: &clap::Error) -> u8 {
     let help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    // Quiet or not: the options are not known.
+    let voice = Voice::new(false);
     if error.use_stderr() && !help {
-        message::write_soon(usage::text(error).as_bytes());
+        voice.wrong_usage(&usage::text(error));
         return USAGE;
     }
     let printed = error.print();
     if error.use_stderr() {
         return USAGE;
     }
-    // Quiet or not: the options are not known.
-    commands::printed(Voice::new(false), printed, Verdict::SUCCESS).end()
+    commands::printed(voice, printed, Verdict::SUCCESS).end()
 }

@@ -13,6 +13,8 @@ use gateway_lock::text::printable;
 use log::{Level, LevelFilter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::usage::Text;
+
 /// How long a full pipe may delay us.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -42,10 +44,29 @@ impl Voice {
         self.line(Level::Error, text);
     }
 
+    /// A command line that was not understood. A unit's is read in the journal, where a fault is one line.
+    pub fn wrong_usage(&self, text: &Text) {
+        if self.journal {
+            self.fault(&text.wrong);
+        } else {
+            write_soon(format!("gateway: {}\n{}", text.wrong, text.usage).as_bytes());
+        }
+    }
+
     /// Something that was to be expected; `-q` leaves it to the exit code.
     pub fn expected(&self, text: &str) {
         if !self.quiet {
             self.line(Level::Warn, text);
+        }
+    }
+
+    /// How COMMAND's end is told of, where nobody asked for it and it is no good one: whoever started it by
+    /// hand has its code, and the journal is searched for what went wrong.
+    pub fn bad_end(&self) -> Level {
+        if self.journal {
+            Level::Warn
+        } else {
+            Level::Info
         }
     }
 

@@ -13,12 +13,20 @@ use crate::duration;
 use crate::words;
 
 /// What is told of an error of this process's command line.
-pub fn text(error: &clap::Error) -> String {
+pub fn text(error: &clap::Error) -> Text {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     text_of(error, &words)
 }
 
-fn text_of(error: &clap::Error, words: &[OsString]) -> String {
+/// What is told of a command line that was not understood.
+pub struct Text {
+    /// What is wrong with it, in a sentence.
+    pub wrong: String,
+    /// How it is right: lines for who is there to read them.
+    pub usage: String,
+}
+
+fn text_of(error: &clap::Error, words: &[OsString]) -> Text {
     let mut interface = Cli::command();
     interface.build();
     let line = Line::new(words, &interface);
@@ -29,11 +37,13 @@ fn text_of(error: &clap::Error, words: &[OsString]) -> String {
         Some(command) => command,
         None => &mut interface,
     };
-    format!(
-        "gateway: {}\n\n{}\n\nfor more: gateway {verb}--help\n",
-        printable(said.as_ref()),
-        command.render_usage()
-    )
+    Text {
+        wrong: printable(said.as_ref()),
+        usage: format!(
+            "\n{}\n\nfor more: gateway {verb}--help\n",
+            command.render_usage()
+        ),
+    }
 }
 
 /// The parser's own sentence in one line: without the usage, and without its tips, which lead astray.
@@ -363,13 +373,12 @@ mod tests {
     use super::*;
     use clap::Parser;
 
-    /// The first line of what is said.
+    /// What is said to be wrong.
     fn said(words: &[&str]) -> String {
         let typed: Vec<OsString> = words.iter().map(OsString::from).collect();
         let whole = ["gateway"].iter().chain(words);
         let error = Cli::try_parse_from(whole).expect_err("wrong usage");
-        let text = text_of(&error, &typed);
-        text.lines().next().unwrap().to_owned()
+        text_of(&error, &typed).wrong
     }
 
     #[test]
@@ -385,7 +394,7 @@ mod tests {
                 "run -n x -- sh -c 'echo a b'",
             ),
         ] {
-            let expected = format!("gateway: COMMAND goes after --: gateway {meant}");
+            let expected = format!("COMMAND goes after --: gateway {meant}");
             assert_eq!(said(typed), expected);
         }
     }
@@ -400,7 +409,7 @@ mod tests {
             let words = [typed, &["--", "true"]].concat();
             assert_eq!(
                 said(&words),
-                "gateway: --wait takes no time: for at most 10, say --wait --timeout 10"
+                "--wait takes no time: for at most 10, say --wait --timeout 10"
             );
         }
     }
@@ -474,7 +483,7 @@ mod tests {
                 "the value of --pid-file <PATH> is empty",
             ),
         ] {
-            assert_eq!(said(typed), format!("gateway: {expected}"), "{typed:?}");
+            assert_eq!(said(typed), expected, "{typed:?}");
         }
     }
 

@@ -248,7 +248,13 @@ impl Session<'_> {
         let exit = ended
             .exit
             .map_or_else(|| "did not run".to_owned(), |exit| format!("ended, {exit}"));
-        log::info!("{shown} {exit}; let go of {path}");
+        let is_bad = ended.cause == Cause::Exited && ended.exit != Some(Exit::Code(0));
+        let level = if is_bad {
+            self.context.voice.bad_end()
+        } else {
+            log::Level::Info
+        };
+        log::log!(level, "{shown} {exit}; let go of {path}");
     }
 
     fn refused(&mut self, refused: &Refused) -> Verdict {
