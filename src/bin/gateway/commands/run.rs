@@ -30,6 +30,9 @@ use crate::words::{self, Subject};
 /// A wait that is told of in the diary.
 const WORTH_A_WORD: Duration = Duration::from_secs(1);
 
+/// Who goes to the background has done so by then.
+const SOON_GONE: Duration = Duration::from_secs(5);
+
 pub fn run(context: &Context, run: &Run) -> Result<Verdict> {
     // Before anything else happens, so that no signal finds us half started.
     // Never dropped: the process ends right after, and the kernel closes faster than we would.
@@ -238,11 +241,16 @@ impl Session<'_> {
     fn command_over(&self, ended: &Ended, shown: &str, path: &str) {
         if ended.cause == Cause::Exited && ended.left > 0 {
             self.context.voice.expected(&format!(
-                "{shown} ended{} after {} and left {}, which {} ended; run it in the foreground",
+                "{shown} ended{} after {} and left {}, which {} ended{}",
                 ended.exit.map_or_else(String::new, ending),
                 words::span(ended.ran),
                 words::processes(ended.left),
-                if ended.left == 1 { "was" } else { "were" }
+                if ended.left == 1 { "was" } else { "were" },
+                if looks_like_a_daemon(ended) {
+                    "; run it in the foreground"
+                } else {
+                    ""
+                }
             ));
         }
         let exit = ended
@@ -300,6 +308,11 @@ fn after(acquired: &Acquired) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// Whether the command has gone to the background by itself, as far as that can be told.
+fn looks_like_a_daemon(ended: &Ended) -> bool {
+    ended.exit == Some(Exit::Code(0)) && ended.ran <= SOON_GONE
 }
 
 fn ending(exit: Exit) -> String {
@@ -382,6 +395,21 @@ mod tests {
             left: 0,
             ran: Duration::ZERO,
         }
+    }
+
+    #[test]
+    fn only_who_ends_well_and_soon_is_taken_for_a_daemon() {
+        let is_one = |exit, ran| {
+            looks_like_a_daemon(&Ended {
+                ran,
+                ..ended(Cause::Exited, Some(exit))
+            })
+        };
+        let second = Duration::from_secs(1);
+        assert!(is_one(Exit::Code(0), second));
+        assert!(!is_one(Exit::Code(0), 3600 * second));
+        assert!(!is_one(Exit::Code(1), second));
+        assert!(!is_one(Exit::Signal(Signal::KILL), second));
     }
 
     #[test]
