@@ -168,14 +168,37 @@ pub(crate) fn absolute(program: &Path) -> PathBuf {
 /// What makes a file executable, if that is all it lacks.
 fn how_to_execute(program: &Path) -> String {
     let typed = quoted(program.as_os_str());
+    let by_name = interpreter_of(program).map(|interpreter| format!("{interpreter} {typed}"));
     let noexec = rustix::fs::statvfs(program)
         .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC));
-    if noexec {
-        return format!(
-            "nothing on its file system may be executed (it is mounted noexec); move it, or for a script name its interpreter: sh {typed}"
-        );
+    let advice = if noexec {
+        "nothing on its file system may be executed (it is mounted noexec); move it".to_owned()
+    } else {
+        format!("chmod +x {typed}")
+    };
+    match by_name {
+        Some(by_name) => format!("{advice}, or name its interpreter: {by_name}"),
+        None => advice,
     }
-    format!("chmod +x {typed}, or name its interpreter: sh {typed}")
+}
+
+/// What a script is read by, to be typed: as its first line has it, or the shell that one without such a
+/// line is given to. `None`: it is no script, or nobody can tell.
+fn interpreter_of(program: &Path) -> Option<String> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let file = std::fs::File::open(program).ok()?;
+    file.take(LINE as u64).read_to_end(&mut head).ok()?;
+    let first = head.split(|byte| *byte == b'\n').next()?;
+    let Some(line) = first.strip_prefix(b"#!") else {
+        return (!first.contains(&0)).then(|| "sh".to_owned());
+    };
+    let words: Vec<&OsStr> = line
+        .split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty())
+        .map(OsStr::from_bytes)
+        .collect();
+    (!words.is_empty()).then(|| command_line(&words))
 }
 
 /// `shown` is the program, and what there is to say about it.

@@ -703,9 +703,21 @@ fn what_cannot_be_executed_is_told_with_what_to_type() {
     fs::write(scene.path("a b"), "").unwrap();
     scene.script(&scene.path("dos"), "#!/bin/sh\r\necho\r\n");
     fs::create_dir(scene.path("folder")).unwrap();
+    fs::write(scene.path("py"), "#! /usr/bin/env  python3\nprint()\n").unwrap();
+    fs::copy("/bin/true", scene.path("elf")).unwrap();
+    set_mode(&scene.path("elf"), 0o644);
     let path = |name: &str| scene.path(name).to_str().unwrap().to_owned();
+    let by_name = |interpreter: &str, name: &str| {
+        let path = path(name);
+        format!("; chmod +x {path}, or name its interpreter: {interpreter} {path}\n")
+    };
+    fs::write(scene.path("text"), "echo a\n").unwrap();
     for (command, says) in [
         ("./a b", format!("; chmod +x '{}', or ", path("a b"))),
+        ("./py", by_name("/usr/bin/env python3", "py")),
+        ("./text", by_name("sh", "text")),
+        // Nothing reads a program.
+        ("./elf", format!("; chmod +x {}\n", path("elf"))),
         ("./dos", format!("sed -i 's/\\r$//' {}\n", path("dos"))),
         ("./dos", "its first line ends with \\r".to_owned()),
         (
