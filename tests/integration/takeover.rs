@@ -754,6 +754,19 @@ fn who_lets_go_at_the_last_moment_is_not_signalled() {
     assert!(holder.is_running(), "it was signalled");
 }
 
+#[test]
+fn a_holder_in_a_sentence_is_set_off_by_commas() {
+    let scene = Scene::new();
+    let _holder = scene.hold_with(&["--stop-timeout", "1h"], Payload::Deaf);
+    scene.wait_for_mark("deaf");
+    let wait = scene.finish(["run", "--wait", "--timeout", "1", "--", "true"]);
+    wait.assert_code(81).assert_says(" s, for at most 1 s, /");
+    wait.assert_says(" s, still has the lock, /");
+    let stop = scene.finish(["stop", "--kill-after", "0.2"]);
+    stop.assert_code(0).assert_says(" s, to stop (SIGKILL in ");
+    stop.assert_says(" s, did not stop in time: sent SIGKILL, /");
+}
+
 /// Who has no limit for its stop, or nobody to see to it, may never do what it was asked for.
 #[test]
 fn of_who_may_never_stop_nothing_else_is_said() {

@@ -119,7 +119,8 @@ impl ServiceManager {
                 self.extend(&format!("waiting for {}", words::sighting(who)));
             }
             Progress::Asked { holder, .. } => {
-                self.extend(&format!("asked {} to stop", words::holder(holder)));
+                let who = words::subject(&words::holder(holder));
+                self.extend(&format!("asked {who} to stop"));
             }
             Progress::Killed { holder } => {
                 self.extend(&format!("killed {}", words::holder(holder)));

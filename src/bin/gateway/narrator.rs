@@ -75,7 +75,7 @@ impl<'a> Narrator<'a> {
 
     fn stand_by(&mut self, who: &Sighting, left: Option<Duration>) {
         let end = left.map_or_else(String::new, |left| {
-            format!(", for at most {}", words::span(left))
+            format!(", for at most {}", words::at_most(left))
         });
         let verb = match self.mode {
             Mode::Wait => "standing by behind",
@@ -91,9 +91,9 @@ impl<'a> Narrator<'a> {
 
     fn count_down(&mut self, who: &Sighting, left: Option<Duration>) {
         self.counting = true;
-        // Rounded up: as long as time is left, some is shown.
-        let whole = |left| words::span(Duration::from_secs(words::typed_seconds(left)));
-        let end = left.map_or_else(String::new, |left| format!(", {} left", whole(left)));
+        let end = left.map_or_else(String::new, |left| {
+            format!(", {} left", words::at_most(left))
+        });
         self.voice
             .countdown(&format!("waiting for {}{end}", words::sighting(who)));
     }
@@ -109,15 +109,15 @@ impl<'a> Narrator<'a> {
             _ => "taking over: asked",
         };
         self.say(&format!(
-            "{why} {}, to stop ({kill})",
-            words::holder(holder)
+            "{why} {} to stop ({kill})",
+            words::subject(&words::holder(holder))
         ));
     }
 
     fn killed(&mut self, holder: &Holder) {
         self.say(&format!(
             "{} did not stop in time: sent SIGKILL",
-            words::holder(holder)
+            words::subject(&words::holder(holder))
         ));
     }
 

@@ -106,7 +106,7 @@ impl Defeat<'_> {
         format!(
             "gave up after {}: {} still has the lock, {}{}{next}",
             span(self.waited),
-            sighting(self.who),
+            words::subject(&sighting(self.who)),
             self.subject.path(),
             said_before(others),
         )

@@ -105,6 +105,11 @@ pub fn span(length: Duration) -> String {
     }
 }
 
+/// As long as time is left, some is shown, and never less than there is.
+pub fn at_most(left: Duration) -> String {
+    span(Duration::from_secs(typed_seconds(left)))
+}
+
 fn pair(value: u64, base: u64, large: &str, small: &str) -> String {
     match value % base {
         0 => format!("{} {large}", value / base),
@@ -207,6 +212,12 @@ pub fn holder(holder: &Holder) -> String {
         }
     }
     text
+}
+
+/// The same as the subject of a sentence: what stands behind a comma ends with one.
+pub fn subject(who: &str) -> String {
+    let ends = who.ends_with(')') || !who.contains(", ");
+    format!("{who}{}", if ends { "" } else { "," })
 }
 
 fn locker(locker: &Locker) -> String {
@@ -366,6 +377,27 @@ mod tests {
         assert_eq!(shown(90_000), "1 min 30 s");
         assert_eq!(shown(11_520_000), "3 h 12 min");
         assert_eq!(shown(86_400_000), "1 d");
+    }
+
+    #[test]
+    fn what_stands_behind_a_comma_ends_with_one() {
+        for (who, as_subject) in [
+            ("pid 7", "pid 7"),
+            ("pid 7 (a, b)", "pid 7 (a, b)"),
+            (UNSEEN, UNSEEN),
+            ("pid 7 (a), up 3 s", "pid 7 (a), up 3 s,"),
+            ("pid 7 (a), which ends", "pid 7 (a), which ends,"),
+        ] {
+            assert_eq!(subject(who), as_subject);
+        }
+    }
+
+    #[test]
+    fn of_what_is_left_nothing_is_cut_off() {
+        let shown = |millis| at_most(Duration::from_millis(millis));
+        assert_eq!((shown(999), shown(1000)), ("1 s".into(), "1 s".into()));
+        assert_eq!(shown(59_999), "1 min");
+        assert_eq!(shown(0), "0 s");
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn gone(context: &Context, gone: &Gone, subject: &Subject) -> Verdict {
     if let Some(successor) = &gone.successor {
         context.voice.expected(&format!(
             "stopped {who}; {} has taken over, {path}; to stop that, too: {}",
-            name(successor),
+            words::subject(&name(successor)),
             subject.typed("stop")
         ));
     }
