@@ -8,7 +8,7 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
 
-use crate::unusable::{SYSTEM_PLACE, explain};
+use crate::unusable::{SYSTEM_PLACE, explain_part};
 use crate::{Error, Result, owner};
 
 /// Makes the missing directories: open to all below `/var/lib/gateway`, private elsewhere, and each of
@@ -36,7 +36,7 @@ pub(crate) fn create_directories(path: &Path) -> Result<()> {
         .unwrap_or(Path::new("."));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(above, flags, Mode::empty());
-    let mut at = opened.map_err(|errno| unusable(above, errno))?;
+    let mut at = opened.map_err(|errno| unusable(above, path, errno))?;
     for next in missing.iter().rev() {
         // From one to the next: who may rename what is above it leads us nowhere else by that.
         let name = next
@@ -44,7 +44,7 @@ pub(crate) fn create_directories(path: &Path) -> Result<()> {
             .next_back()
             .map_or(*next, |name| Path::new(name.as_os_str()));
         at = enter_or_make(at.as_fd(), name, mode_below(directory))
-            .map_err(|errno| unusable(next, errno))?;
+            .map_err(|errno| unusable(next, path, errno))?;
     }
     Ok(())
 }
@@ -134,14 +134,14 @@ pub(crate) fn directory_without_links(path: &Path) -> Result<Option<OwnedFd>> {
     let directory = path.parent().unwrap_or(path);
     let mode = mode_below(directory);
     let mut walked = PathBuf::from("/");
-    let mut at = enter(CWD, &walked).map_err(|errno| unusable(&walked, errno))?;
+    let mut at = enter(CWD, &walked).map_err(|errno| unusable(&walked, path, errno))?;
     for part in directory.components().skip(1) {
         let part = Path::new(part.as_os_str());
         walked.push(part);
         at = match enter_or_make(at.as_fd(), part, mode) {
             // With O_PATH a link is opened itself, and then is no directory (open(2), O_NOFOLLOW).
             Err(Errno::NOTDIR | Errno::LOOP) if walked.is_symlink() => return Ok(None),
-            entered => entered.map_err(|errno| unusable(&walked, errno))?,
+            entered => entered.map_err(|errno| unusable(&walked, path, errno))?,
         };
     }
     Ok(Some(at))
@@ -158,9 +158,9 @@ fn enter_or_make(at: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<OwnedFd,
     }
 }
 
-fn unusable(directory: &Path, errno: Errno) -> Error {
+fn unusable(directory: &Path, pid_file: &Path, errno: Errno) -> Error {
     if !matches!(errno, Errno::EXIST | Errno::NOTDIR | Errno::LOOP) {
-        return explain("cannot create the directory", directory, errno);
+        return explain_part("cannot create the directory", directory, pid_file, errno);
     }
     Error::pid_file("cannot use the directory", directory)
         .because(io::Error::other(

@@ -3,6 +3,7 @@
 //! XDG variables are not read, because only some of those have them.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -168,23 +169,40 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
                 .advise("name one with -f PATH"),
         );
     }
+    let absolute = std::path::absolute(path).map_err(|error| without_directory(path, error))?;
     if path.as_os_str().as_bytes().ends_with(b"/") {
-        return Err(Error::new(
-            ErrorKind::PidFile,
-            format!(
-                "{} names a directory, not a pid file",
-                printable(path.as_os_str())
-            ),
-        )
-        .advise(format!(
-            "did you mean {}?",
-            printable(path.join(FILE_NAME).as_os_str())
-        )));
+        return Err(names_a_directory(&absolute));
     }
-    std::path::absolute(path).map_err(|error| {
-        let shown = printable(path.as_os_str());
-        Error::new(ErrorKind::PidFile, format!("cannot make {shown} absolute")).because(error)
-    })
+    Ok(absolute)
+}
+
+fn without_directory(path: &Path, error: io::Error) -> Error {
+    let shown = printable(path.as_os_str());
+    let error = match error.kind() {
+        // getcwd(2): the current directory has been unlinked.
+        io::ErrorKind::NotFound => io::Error::other("the current directory was removed"),
+        _ => error,
+    };
+    Error::new(ErrorKind::PidFile, format!("cannot make {shown} absolute"))
+        .because(error)
+        .advise("cd elsewhere, or give an absolute path")
+}
+
+/// Its path ends with a slash.
+fn names_a_directory(path: &Path) -> Error {
+    let plain: PathBuf = path.components().collect();
+    let is_other = std::fs::metadata(&plain).is_ok_and(|found| !found.is_dir());
+    let meant = if is_other {
+        plain
+    } else {
+        path.join(FILE_NAME)
+    };
+    let shown = |path: &Path| printable(path.as_os_str());
+    Error::new(
+        ErrorKind::PidFile,
+        format!("{} names a directory, not a pid file", shown(path)),
+    )
+    .advise(format!("did you mean {}?", shown(&meant)))
 }
 
 fn from_variable(variable: &str, value: &OsStr) -> Result<PathBuf> {

@@ -113,8 +113,13 @@ pub(crate) fn describe(kind: rustix::fs::FileType) -> &'static str {
     }
 }
 
-/// An errno of opening or making something, with what is known about the object.
+/// An errno of opening or making the pid file, with what is known about it.
 pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
+    explain_part(action, path, path, errno)
+}
+
+/// The same of something on the way to the pid file.
+pub(crate) fn explain_part(action: &str, path: &Path, pid_file: &Path, errno: Errno) -> Error {
     if let Ok(stat) = rustix::fs::lstat(path) {
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         if !kind.is_file() && !matches!(errno, Errno::ACCESS | Errno::PERM) {
@@ -138,7 +143,8 @@ pub(crate) fn explain(action: &str, path: &Path, errno: Errno) -> Error {
     }
     let error = Error::pid_file(action, path).because(errno);
     match errno {
-        Errno::ACCESS | Errno::PERM => match (without_home(path), nearest_existing(path)) {
+        Errno::ACCESS | Errno::PERM => match (without_home(path, pid_file), nearest_existing(path))
+        {
             (Some(advice), _) => error.advise(advice),
             (None, Some((directory, owner))) => error.advise(format!(
                 "{directory} belongs to {owner}; name another path with -f PATH"
@@ -163,13 +169,13 @@ fn may_do_everything_with(stat: &Stat) -> bool {
 
 /// A service's user has often a home that does not exist, or that is the system's: no directory
 /// there is to be made writable, there are better places.
-fn without_home(path: &Path) -> Option<String> {
+fn without_home(path: &Path, pid_file: &Path) -> Option<String> {
     let uid = rustix::process::geteuid().as_raw();
     let home = passwd_of(uid)?.home;
     let place = home.join(PLACE_AT_HOME);
     let is_home_s = path.starts_with(&place) || place.starts_with(path);
     let is_ours = rustix::fs::stat(&home).is_ok_and(|stat| stat.st_uid == uid);
-    let below = path.strip_prefix(&place).ok().and_then(Path::parent);
+    let below = pid_file.strip_prefix(&place).ok().and_then(Path::parent);
     let name = below.and_then(Path::to_str).filter(|name| !name.is_empty());
     (is_home_s && !is_ours).then(|| {
         format!(

@@ -525,7 +525,29 @@ fn a_folder_that_is_gone_is_no_fault_for_an_absolute_path() {
     scene
         .finish_command(command)
         .assert_code(83)
-        .assert_one_line();
+        .assert_one_line()
+        .assert_says(
+            "gateway.pid absolute: the current directory was removed; cd elsewhere, or give an absolute path\n",
+        );
+}
+
+#[test]
+fn a_path_that_ends_with_a_slash_is_answered_with_what_is_there() {
+    let scene = Scene::new();
+    fs::write(scene.path("a.pid"), "").unwrap();
+    let root = scene.path("").display().to_string();
+    for (path, meant) in [
+        ("a.pid/", "a.pid"),
+        ("said/", "said/gateway.pid"),
+        ("no/where/", "no/where/gateway.pid"),
+    ] {
+        let output = scene.finish_command(scene.bare(["-f", path, "run", "--", "true"]));
+        let expected = format!(
+            "gateway: {root}/{path} names a directory, not a pid file; did you mean {root}/{meant}?\n"
+        );
+        output.assert_code(83);
+        assert_eq!(output.stderr, expected);
+    }
 }
 
 // ---------------------------------------------------------------- what cannot be meant
@@ -570,8 +592,7 @@ fn a_missing_double_dash_is_answered_with_what_can_be_typed() {
 #[test]
 fn a_user_without_a_home_is_told_of_a_place_for_a_service() {
     let scene = Scene::for_everybody();
-    // Of a directory that cannot be made nobody knows for which name it was.
-    for (user, owner, name) in [("65534", "nobody", "NAME"), ("54321", "54321", "demo")] {
+    for (user, owner) in [("65534", "nobody"), ("54321", "54321")] {
         let mut command = scene.command("setpriv");
         command
             .args(["--reuid", user, "--regid", user, "--clear-groups"])
@@ -584,9 +605,9 @@ fn a_user_without_a_home_is_told_of_a_place_for_a_service() {
             .assert_one_line()
             .assert_says("has no home")
             .assert_says(&format!(
-                "as root: install -d -o {owner} /var/lib/gateway/{name}"
+                "as root: install -d -o {owner} /var/lib/gateway/demo (in a unit: "
             ))
-            .assert_says(&format!("StateDirectory=gateway/{name}"))
+            .assert_says("StateDirectory=gateway/demo")
             .assert_says("-f PATH");
         assert!(!output.stderr.contains("writable"), "{output:?}");
     }
