@@ -8,7 +8,7 @@ use gateway_lock::time::Limit;
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What can be typed, for messages.
-const ALLOWED: &str =
+pub const ALLOWED: &str =
     "give seconds (30, 1.5), or units: ms, s, m, h, d (500ms, 30s, 1m30s, 2h); 0; infinity";
 
 /// In seconds, the longest first. No months: `10M` is ten minutes to whoever types it.

@@ -5,12 +5,54 @@ use std::ffi::{OsStr, OsString};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory};
 use gateway_lock::place::Name;
+use gateway_lock::program;
 use gateway_lock::text::printable;
 
 use crate::cli::Cli;
 use crate::describe;
 use crate::duration;
 use crate::words;
+
+/// What others call what we do.
+const SYNONYMS: [(&str, &[&str]); 6] = [
+    ("start", &["run"]),
+    ("exec", &["run"]),
+    ("restart", &["run", "--replace"]),
+    ("kill", &["stop"]),
+    ("ls", &["list"]),
+    ("ps", &["list"]),
+];
+
+/// What others have an option for, and here a tool does.
+const NOT_BUILT: [(&[&str], &str); 6] = [
+    (
+        &[
+            "--daemon",
+            "--daemonize",
+            "--background",
+            "--detach",
+            "--fork",
+        ],
+        "gateway stays in the foreground; to the background leads systemd-run, or & of the shell",
+    ),
+    (
+        &["--user", "--group", "--uid", "--gid", "--chuid"],
+        "for another user put setpriv before COMMAND, or User= into its unit",
+    ),
+    (
+        &["--chdir", "--cwd", "--directory", "--workdir"],
+        "for another directory put env --chdir=DIR before COMMAND, or WorkingDirectory= into its unit",
+    ),
+    (
+        &["--restart", "--respawn"],
+        "what starts COMMAND again is Restart= of its unit, or runsv",
+    ),
+    (
+        &["--log", "--log-file", "--logfile", "--syslog"],
+        "log files are kept by the journal, s6-log or multilog",
+    ),
+    (&["--shared"], "shared locks are taken by flock --shared"),
+];
 
 /// What is told of an error of this process's command line.
 pub fn text(error: &clap::Error) -> Text {
@@ -98,10 +140,13 @@ impl<'a> Line<'a> {
     /// Likely slips get a sentence of their own.
     fn said(&self, error: &clap::Error) -> Option<String> {
         match error.kind() {
-            ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => Some(self.no_command()),
+            ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => {
+                Some(self.one_dash().unwrap_or_else(|| self.no_command()))
+            }
             ErrorKind::InvalidValue => self.empty(error),
             ErrorKind::UnknownArgument | ErrorKind::TooManyValues => self
                 .wait_with_a_time()
+                .or_else(|| self.one_dash())
                 .or_else(|| self.unknown(argument(error)?)),
             _ => None,
         }
@@ -118,31 +163,61 @@ impl<'a> Line<'a> {
                 words::command_line(&[self.ours, self.theirs].concat())
             );
         };
+        let wrong = words::quoted(&self.ours[at]);
+        match self.meant_by(at) {
+            Some(meant) => format!("{wrong} is no command; did you mean: gateway {meant}"),
+            None => format!("{wrong} is no command; {}", self.commands()),
+        }
+    }
+
+    /// What to type instead of a word that is no command of ours.
+    fn meant_by(&self, at: usize) -> Option<String> {
         let wrong = &self.ours[at];
-        let meant = if wrong == "help" {
+        if wrong == "help" {
             let about = self.ours.get(at + 1).and_then(|word| word.to_str());
             let about = about.filter(|about| self.interface.find_subcommand(about).is_some());
-            about.map_or_else(|| "--help".to_owned(), |about| format!("{about} --help"))
-        } else {
-            match nearest(wrong, self.names()) {
-                Some(name) => {
-                    let mut line = self.ours.to_vec();
-                    line[at] = name.into();
-                    words::command_line(&[&line, self.theirs].concat())
-                }
-                None => {
-                    return format!(
-                        "{} is no command; {}",
-                        words::quoted(wrong),
-                        self.commands()
-                    );
-                }
-            }
-        };
-        format!(
-            "{} is no command; did you mean: gateway {meant}",
-            words::quoted(wrong)
-        )
+            return Some(
+                about.map_or_else(|| "--help".to_owned(), |about| format!("{about} --help")),
+            );
+        }
+        let known = SYNONYMS.iter().find(|(word, _)| wrong == word);
+        if let Some((_, ours)) = known {
+            return Some(self.with(at, ours));
+        }
+        match nearest(wrong, self.names()) {
+            Some(name) => Some(self.with(at, &[&name])),
+            None => self.a_program(at),
+        }
+    }
+
+    /// The line with these words of ours in the place of one.
+    fn with(&self, at: usize, ours: &[&str]) -> String {
+        let before = self.ours[..at].iter().cloned();
+        let mut line: Vec<OsString> = before.chain(ours.iter().map(OsString::from)).collect();
+        let behind = at + 1;
+        if ours[0] != "run" || !self.theirs.is_empty() {
+            line.extend_from_slice(&self.ours[behind..]);
+            line.extend_from_slice(self.theirs);
+            return words::command_line(&line);
+        }
+        let command = self.word_from(behind).unwrap_or(self.ours.len());
+        line.extend_from_slice(&self.ours[behind..command]);
+        line.push("--".into());
+        line.extend_from_slice(&self.ours[command..]);
+        if command == self.ours.len() {
+            line.push("COMMAND".into());
+        }
+        words::command_line(&line)
+    }
+
+    /// COMMAND, without a word of ours.
+    fn a_program(&self, at: usize) -> Option<String> {
+        let (ours, command) = self.ours.split_at(at);
+        let is_one = self.theirs.is_empty() && program::Command::resolve(&command[..1]).is_ok();
+        is_one.then(|| {
+            let run = ["run", "--"].map(OsString::from);
+            words::command_line(&[ours, &run, command].concat())
+        })
     }
 
     fn names(&self) -> impl Iterator<Item = String> {
@@ -200,24 +275,61 @@ impl<'a> Line<'a> {
                 ));
             }
             "status" | "stop" => return self.subject(at),
+            "list" => return self.listed(at),
             _ => return None,
         }
-        let (ours, command) = self.ours.split_at(at);
+        let (ours, behind) = self.ours.split_at(at);
+        let (command, options) = self.without_options(behind);
+        let and = if options.is_empty() {
+            ""
+        } else {
+            ", and options of run before it"
+        };
         Some(format!(
-            "COMMAND goes after --: gateway {} -- {}",
-            words::command_line(ours),
-            words::command_line(command)
+            "COMMAND goes after --{and}: gateway {} -- {}",
+            words::command_line(&[ours, &options].concat()),
+            words::command_line(&command)
+        ))
+    }
+
+    /// A command, and what stands behind it that only `run` is known to have. (`-f` and its kind have others,
+    /// too.)
+    fn without_options(&self, words: &[OsString]) -> (Vec<OsString>, Vec<OsString>) {
+        let ours = |word: &OsString| {
+            let name = word.to_str()?.split('=').next()?;
+            let is_it =
+                |option: &&Arg| name.starts_with("--") && is_spelling(option, name.as_ref());
+            let of_every_command = describe::options(self.interface).any(|option| is_it(&option));
+            let option = self.options().find(is_it).filter(|_| !of_every_command)?;
+            let apart = option.get_action().takes_values() && name.len() == word.len();
+            Some(1 + usize::from(apart))
+        };
+        let (mut command, mut options, mut rest) = (Vec::new(), Vec::new(), words);
+        while let Some(word) = rest.first() {
+            let (to, length) = match ours(word) {
+                Some(length) => (&mut options, length.min(rest.len())),
+                None => (&mut command, 1),
+            };
+            to.extend_from_slice(&rest[..length]);
+            rest = &rest[length..];
+        }
+        (command, options)
+    }
+
+    /// One of them is `status`'s to tell.
+    fn listed(&self, at: usize) -> Option<String> {
+        let word = &self.ours[at];
+        let option = naming(word)?;
+        Some(format!(
+            "list shows every gateway; for one: gateway {option} {} status",
+            words::quoted(word)
         ))
     }
 
     /// A word by itself, where only a pid file's path or an instance's name can be meant.
     fn subject(&self, at: usize) -> Option<String> {
         let word = &self.ours[at];
-        let option = if word.as_encoded_bytes().contains(&b'/') {
-            "-f"
-        } else {
-            Name::new(word.to_str()?).map(|_| "-n")?
-        };
+        let option = naming(word)?;
         let is_given = |word: &OsString| {
             let word = word.to_string_lossy();
             let short = word.starts_with('-') && !word.starts_with("--");
@@ -270,11 +382,13 @@ impl<'a> Line<'a> {
             .checked_sub(1)
             .filter(|at| self.takes_value(&self.ours[*at]))
         {
-            return Some(format!(
-                "{} is no value for {}",
-                words::quoted(&self.ours[at]),
-                words::quoted(&self.ours[option])
-            ));
+            return Some(self.no_value(at, &self.ours[option]));
+        }
+        if let Some((_, tool)) = NOT_BUILT
+            .iter()
+            .find(|(names, _)| names.contains(&argument))
+        {
+            return Some(format!("there is no option {argument}: {tool}"));
         }
         if let Some(said) = self.misplaced(at, argument) {
             return Some(said);
@@ -294,6 +408,38 @@ impl<'a> Line<'a> {
         ))
     }
 
+    fn no_value(&self, at: usize, option: &OsStr) -> String {
+        let takes_time = |arg: &Arg| {
+            let names = arg.get_value_names().unwrap_or_default();
+            is_spelling(arg, option) && names.iter().any(|name| name.as_str() == "D")
+        };
+        let allowed = if self.options().any(takes_time) {
+            format!("; {}", duration::ALLOWED)
+        } else {
+            String::new()
+        };
+        format!(
+            "{} is no value for {}{allowed}",
+            words::quoted(&self.ours[at]),
+            words::quoted(option)
+        )
+    }
+
+    /// `-replace`, which the parser takes for `-r`, `-e` and so on.
+    fn one_dash(&self) -> Option<String> {
+        let is_long = |meant: &str| {
+            self.options()
+                .any(|option| is_spelling(option, meant.as_ref()))
+        };
+        let alone = (0..self.ours.len()).filter(|at| !self.is_value(*at));
+        alone.into_iter().find_map(|at| {
+            let typed = self.ours[at].to_str()?.split('=').next()?;
+            let meant = format!("-{typed}");
+            let is_it = typed.starts_with('-') && !typed.starts_with("--") && is_long(&meant);
+            is_it.then(|| format!("there is no option {typed}; did you mean {meant}?"))
+        })
+    }
+
     /// The options that may stand here.
     fn options(&self) -> impl Iterator<Item = &Arg> {
         let name = self.used.and_then(|at| self.ours[at].to_str());
@@ -303,7 +449,11 @@ impl<'a> Line<'a> {
 
     /// The first word that is neither an option nor the value of one.
     fn first_word(&self) -> Option<usize> {
-        (0..self.ours.len()).find(|at| {
+        self.word_from(0)
+    }
+
+    fn word_from(&self, start: usize) -> Option<usize> {
+        (start..self.ours.len()).find(|at| {
             let option = self.ours[*at].as_encoded_bytes().starts_with(b"-");
             !option && !self.is_value(*at)
         })
@@ -326,6 +476,14 @@ impl<'a> Line<'a> {
             .filter(|option| option.get_action().takes_values())
             .any(|option| is_spelling(option, word))
     }
+}
+
+/// The option that takes a word by itself, where a pid file's path or an instance's name can be meant.
+fn naming(word: &OsStr) -> Option<&'static str> {
+    if word.as_encoded_bytes().contains(&b'/') {
+        return Some("-f");
+    }
+    Name::new(word.to_str()?).map(|_| "-n")
 }
 
 /// What the parser complains of.
@@ -429,7 +587,11 @@ mod tests {
                 &["run", "--frobnicate"],
                 "unexpected argument '--frobnicate' found",
             ),
-            (&["stop", "--timeout", "-5"], "-5 is no value for --timeout"),
+            (
+                &["stop", "--timeout", "-5"],
+                "-5 is no value for --timeout; give seconds (30, 1.5), or units: ms, s, m, h, d (500ms, 30s, 1m30s, 2h); 0; infinity",
+            ),
+            (&["-n", "-5", "status"], "-5 is no value for -n"),
             (
                 &["status", "x"],
                 "x is no option; did you mean: gateway status -n x",
@@ -442,7 +604,15 @@ mod tests {
                 &["run", "x", "--", "true"],
                 "x stands before --: COMMAND goes after it, and an instance's name after -n",
             ),
-            (&["list", "x"], "unexpected argument 'x' found"),
+            (
+                &["list", "x"],
+                "list shows every gateway; for one: gateway -n x status",
+            ),
+            (
+                &["list", "/run/x.pid"],
+                "list shows every gateway; for one: gateway -f /run/x.pid status",
+            ),
+            (&["list", "a b"], "unexpected argument 'a b' found"),
             (&["-vnx", "stop", "y"], "unexpected argument 'y' found"),
             (
                 &["--pidfile=x", "stop", "y"],
@@ -484,6 +654,93 @@ mod tests {
             ),
         ] {
             assert_eq!(said(typed), expected, "{typed:?}");
+        }
+    }
+
+    #[test]
+    fn what_others_call_it_is_understood() {
+        for (typed, meant) in [
+            (&["sleep", "1"][..], "run -- sleep 1"),
+            (
+                &["-n", "demo", "sh", "-c", "a b"],
+                "-n demo run -- sh -c 'a b'",
+            ),
+            (&["-n", "demo", "start"], "-n demo run -- COMMAND"),
+            (&["start", "-n", "demo"], "run -n demo -- COMMAND"),
+            (
+                &["start", "-n", "demo", "sleep", "1"],
+                "run -n demo -- sleep 1",
+            ),
+            (
+                &["restart", "-n", "demo", "--", "sleep", "1"],
+                "run --replace -n demo -- sleep 1",
+            ),
+            (&["kill", "-n", "demo"], "stop -n demo"),
+            (&["ps"], "list"),
+        ] {
+            let expected = format!(" is no command; did you mean: gateway {meant}");
+            assert!(said(typed).ends_with(&expected), "{}", said(typed));
+        }
+    }
+
+    #[test]
+    fn one_dash_is_one_too_few() {
+        for (typed, option) in [
+            (&["run", "-replace", "--", "true"][..], "replace"),
+            (&["run", "-wait", "-timeout", "5"], "wait"),
+            (&["run", "-timeout=5", "--", "true"], "timeout"),
+            (&["-name", "demo", "status"], "name"),
+            (&["status", "-json"], "json"),
+        ] {
+            let expected = format!("there is no option -{option}; did you mean --{option}?");
+            assert_eq!(said(typed), expected, "{typed:?}");
+        }
+    }
+
+    #[test]
+    fn an_option_behind_the_command_is_put_before_it() {
+        let and = "COMMAND goes after --, and options of run before it";
+        for (typed, meant) in [
+            (
+                &["run", "-n", "demo", "sleep", "600", "--replace"][..],
+                "run -n demo --replace -- sleep 600",
+            ),
+            (
+                &[
+                    "run",
+                    "sleep",
+                    "9",
+                    "--kill-after",
+                    "5",
+                    "--timeout=9",
+                    "--replace",
+                ],
+                "run --kill-after 5 --timeout=9 --replace -- sleep 9",
+            ),
+        ] {
+            assert_eq!(said(typed), format!("{and}: gateway {meant}"));
+        }
+        // Which may be COMMAND's own.
+        assert_eq!(
+            said(&["run", "tail", "-f", "log", "--verbose"]),
+            "COMMAND goes after --: gateway run -- tail -f log --verbose"
+        );
+    }
+
+    #[test]
+    fn for_what_is_not_built_the_tool_is_named() {
+        for (typed, tool) in [
+            (&["run", "--daemon", "--", "true"][..], "systemd-run"),
+            (&["run", "--background", "--", "true"], "& of the shell"),
+            (&["run", "--user", "web", "--", "true"], "setpriv"),
+            (&["run", "--user=web", "--", "true"], "User="),
+            (&["run", "--chdir", "/srv", "--", "true"], "env --chdir=DIR"),
+        ] {
+            let said = said(typed);
+            let option = typed[1].split('=').next().unwrap();
+            let (wrong, instead) = said.split_once(": ").expect("a tool");
+            assert_eq!(wrong, format!("there is no option {option}"));
+            assert!(instead.contains(tool), "{said}");
         }
     }
 
