@@ -53,10 +53,23 @@ impl Command {
     }
 }
 
+/// No programs, but words of every shell's own. (A system may have a program for some of them.)
+const BUILTINS: [&str; 14] = [
+    ".", "alias", "bg", "cd", "eval", "exec", "export", "fg", "jobs", "set", "trap", "ulimit",
+    "umask", "wait",
+];
+
 /// Words that a shell would have taken apart, or for itself.
 fn likely_slip(argv: &[OsString]) -> Option<String> {
     let (name, rest) = argv.split_first()?;
     let text = name.to_str()?;
+    if BUILTINS.contains(&text) {
+        let line = command_line(argv);
+        return Some(format!(
+            "it is a word of the shell's own; write: -- sh -c {}",
+            quoted(line.as_ref())
+        ));
+    }
     let assigned = text.split_once('=').map(|(variable, _)| variable);
     let is_variable = |variable: &str| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';

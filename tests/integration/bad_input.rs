@@ -707,6 +707,10 @@ fn a_command_line_in_one_word_is_taken_apart() {
         ),
         (&["A=b c", "x"], "write: -- env 'A=b c' x\n"),
         (
+            &["export", "A=b"],
+            "cannot find the command export; it is a word of the shell's own; write: -- sh -c 'export A=b'\n",
+        ),
+        (
             &["no-such-command"],
             "it is in no directory of PATH: give its full path\n",
         ),
