@@ -19,7 +19,7 @@ fn block_after(heading: &str) -> Vec<String> {
 #[test]
 fn the_tour_is_as_the_readme_tells_it() {
     let lines = block_after("## A two-minute tour");
-    assert_eq!(lines.len(), 6, "{lines:?}");
+    assert_eq!(lines.len(), 7, "{lines:?}");
     let scene = Scene::new();
     std::os::unix::fs::symlink(scene.program(), scene.path("bin/gateway")).unwrap();
     let terminal = Terminal::open();
@@ -48,9 +48,34 @@ fn the_tour_is_as_the_readme_tells_it() {
     until("it is up at the first try", SOON, || {
         held()?.contains("sleep 602").then_some(())
     });
-    terminal.type_line(&format!("{}; echo over=$?", lines[5]));
+    terminal.type_line(&lines[5]);
+    terminal.wait_for_times("held: pid ", 2);
+    terminal.type_line(&format!("{}; echo over=$?", lines[6]));
     terminal.wait_for("over=0");
     wait_until("it is free", SOON, || held().is_none());
     terminal.type_line("exit");
     shell.end();
+}
+
+/// A block that is copied is copied whole: no line may come too early for the one before it.
+#[test]
+fn the_tour_can_be_pasted_as_a_whole() {
+    let lines = block_after("## A two-minute tour");
+    let scene = Scene::new();
+    std::os::unix::fs::symlink(scene.program(), scene.path("bin/gateway")).unwrap();
+    let terminal = Terminal::open();
+    let mut shell = terminal.shell(&scene, &["bash", "--norc", "--noprofile", "-i"]);
+    terminal.type_line("PATH=$PWD/bin:$PATH");
+    terminal.type_text(&(lines.join("\n") + "\necho over=$?; exit\n"));
+    terminal.wait_for("\nover=0");
+    shell.end();
+    let screen = terminal.screen();
+    for (text, times) in [
+        ("held: pid ", 2),
+        ("gateway: held by pid ", 1),
+        ("gateway: asked pid ", 1),
+        ("nothing to stop", 0),
+    ] {
+        assert_eq!(screen.matches(text).count(), times, "{text:?}: {screen}");
+    }
 }
