@@ -3,7 +3,8 @@
 #
 #   units         systemd-analyze has nothing to say about any of them
 #   manual        it has every option, exit code, environment variable, state, key
-#                 and column of the program, and none that the program does not have
+#                 and column of the program, and none that the program does not have, and
+#                 it fits into 80 columns
 #   README        its drop-in is the one that is shipped
 #   needrestart   its setting is valid, and means the program
 #   completions   they load in bash, zsh and fish, and complete
@@ -58,8 +59,9 @@ answers() {
 
 # ------------------------------------------------------------------ manual
 
+# rendered [COLUMNS]
 rendered() {
-    MANWIDTH=1000 man -E UTF-8 --no-hyphenation --no-justification -l "$manual" | col -bx
+    MANWIDTH=${1:-1000} man -E UTF-8 --no-hyphenation --no-justification -l "$manual" | col -bx
 }
 
 # section NAME: its lines in the rendered manual.
@@ -89,6 +91,9 @@ program_options() {
 check_manual() {
     quiet 'manual: mandoc' mandoc -T lint "$manual"
     quiet 'manual: groff' sh -c "man --warnings -E UTF-8 -l -Tutf8 -Z $manual >/dev/null"
+    # What is not filled, as an example, is not broken either. (A character may have more bytes than columns.)
+    rendered 80 | LC_ALL=C.UTF-8 grep -E '.{81}' >"$work/wide" || true
+    quiet 'manual: fits into 80 columns' cat "$work/wide"
     renewed_manual >"$work/manual"
     quiet 'manual: options are those of the program (packaging/check.sh --write renews them)' \
         cmp "$manual" "$work/manual"
