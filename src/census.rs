@@ -81,6 +81,7 @@ fn ensure_sight() -> Result<()> {
     }
     ensure_descriptors(DESCRIPTORS)
         .map_err(|error| Error::system("cannot look at every gateway").because(error))?;
+    process::Stat::of_this()?;
     holder::ensure_pinning()
 }
 

@@ -118,8 +118,10 @@ pub(crate) fn is_elsewhere(holder: &Holder, path: &Path) -> bool {
 ///
 /// # Errors
 /// `ErrorKind::PidFile`: something is there that no pid file can be, or it may not be looked at
-/// and the kernel's table of locks does not tell either.
+/// and the kernel's table of locks does not tell either. `ErrorKind::System`: `/proc` does not tell of us.
 pub fn look(path: &Path) -> Result<View> {
+    // In a `/proc` of another pid namespace everybody has another number than the one that is recorded.
+    Stat::of_this()?;
     match OpenFile::open_existing(path) {
         Ok(Some(file)) => look_at(&file),
         Ok(None) => look_at_nothing(path),

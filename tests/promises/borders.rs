@@ -268,10 +268,11 @@ fn where_proc_is_of_another_pid_namespace_nothing_runs_and_nobody_is_asked() {
     let scene = Scene::new();
     let mut holder = scene.hold();
     let bytes = scene.bytes();
-    let below = |args: &[&str]| {
+    let finish = |command| {
         let options = ["--pid", "--fork", "--kill-child=KILL"];
-        scene.finish_command(scene.behind("unshare", &options, &scene.gateway(args)))
+        scene.finish_command(scene.behind("unshare", &options, &command))
     };
+    let below = |args: &[&str]| finish(scene.gateway(args));
     for args in [
         &["run", "--", "echo", "ran"][..],
         &["run", "--replace", "--", "echo", "ran"],
@@ -285,6 +286,13 @@ fn where_proc_is_of_another_pid_namespace_nothing_runs_and_nobody_is_asked() {
             .assert_says("--mount-proc");
         assert_eq!(output.stdout, "");
     }
+    // Nobody is told of there, either: a holder under another number than its own looks like one that has
+    // not described itself.
+    let status = below(&["status"]);
+    status.assert_code(4).assert_says("another pid namespace");
+    assert!(status.stdout.starts_with("unknown: "), "{status:?}");
+    let list = finish(scene.bare(["list"]));
+    list.assert_code(70).assert_says("--mount-proc");
     assert!(holder.is_running(), "{}", holder.stderr());
     assert_eq!(scene.bytes(), bytes);
     // Nor where the lock is free.
