@@ -4,7 +4,7 @@ use gateway_lock::acquire::Refused;
 use gateway_lock::process::Pid;
 use gateway_lock::record::Exit;
 use gateway_lock::signal::Signal;
-use gateway_lock::takeover::{Mode, Refusal};
+use gateway_lock::takeover::Refusal;
 use gateway_lock::{Error, ErrorKind};
 
 /// Wrong usage.
@@ -67,7 +67,7 @@ impl Verdict {
     }
 
     /// What a refusal ends with.
-    pub fn of_refusal(refused: &Refused, mode: Mode) -> Self {
+    pub fn of_refusal(refused: &Refused) -> Self {
         Self::Code(match refused {
             Refused::By {
                 refusal: Refusal::Held,
@@ -81,11 +81,6 @@ impl Verdict {
                 own_ancestor: false,
                 ..
             } => DEADLINE,
-            // Standing in line asks nobody to go: it can only run out of time.
-            Refused::By {
-                refusal: Refusal::Unproven,
-                ..
-            } if mode == Mode::Wait => DEADLINE,
             Refused::By { .. } | Refused::Survivors { .. } => CANNOT_REPLACE,
         })
     }

@@ -81,8 +81,8 @@ pub fn printed(voice: Voice, written: std::io::Result<()>, verdict: Verdict) -> 
 
 /// Says why it came to nothing. That somebody else holds or the time is over was to be expected;
 /// that a holder cannot be asked was not.
-fn give_up(context: &Context, refused: &Refused, mode: Mode, text: &str) -> Verdict {
-    let verdict = Verdict::of_refusal(refused, mode);
+fn give_up(context: &Context, refused: &Refused, text: &str) -> Verdict {
+    let verdict = Verdict::of_refusal(refused);
     if verdict == Verdict::Code(CANNOT_REPLACE) {
         context.voice.fault(text);
     } else {

@@ -268,7 +268,7 @@ impl Session<'_> {
     fn refused(&mut self, refused: &Refused) -> Verdict {
         let mode = mode(self.run);
         let text = refusal::text(refused, &self.subject, self.began.elapsed(), mode);
-        let verdict = give_up(self.context, refused, mode, &text);
+        let verdict = give_up(self.context, refused, &text);
         self.manager.status(&text);
         verdict
     }

@@ -70,7 +70,7 @@ fn cleared(context: &Context, ended: &[Ended], subject: &Subject) -> Verdict {
 
 fn refused(context: &Context, refused: &Refused, subject: &Subject, began: Instant) -> Verdict {
     let text = refusal::text(refused, subject, began.elapsed(), Mode::Stop);
-    give_up(context, refused, Mode::Stop, &text)
+    give_up(context, refused, &text)
 }
 
 fn gone(context: &Context, gone: &Gone, subject: &Subject) -> Verdict {
