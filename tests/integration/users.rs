@@ -73,6 +73,22 @@ fn the_root_of_a_user_namespace_starts_in_somebody_elses_folder() {
     assert_eq!((&*start.stdout, &*start.stderr), ("0\n", ""));
 }
 
+#[test]
+fn it_is_told_whose_process_has_asked() {
+    let scene = for_nobody();
+    let payload = scene.payload(Payload::Plain);
+    let mut holder = hold(&scene, &["-v", "run"], &payload);
+    let stop = scene.start(["stop"]);
+    let pid = stop.pid();
+    stop.output().assert_code(0);
+    holder.end();
+    let said = holder.stderr();
+    let line = said.lines().find(|line| line.contains("stopping: TERM"));
+    let line = line.unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains(&format!(" from pid {pid} (")), "{line}");
+    assert!(line.contains(") of root; "), "{line}");
+}
+
 /// Root's `stop` and `--replace` reach a user's holder.
 #[test]
 fn root_takes_over_from_a_user_and_stops_its_holder() {

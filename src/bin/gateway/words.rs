@@ -335,9 +335,14 @@ pub fn in_state(pid: Pid, argv: &[impl AsRef<OsStr>], state: char) -> String {
     format!("pid {pid} ({}, state {state})", command(argv))
 }
 
-/// Who asked for the end.
+/// Who asked for the end: `pid 1 (systemd)`, of whom where that is not our own user.
 pub fn asker(asker: &Asker) -> String {
-    process(asker.pid, &asker.argv)
+    let process = process(asker.pid, &asker.argv);
+    if asker.uid == rustix::process::geteuid().as_raw() {
+        process
+    } else {
+        format!("{process} of {}", user_name(asker.uid))
+    }
 }
 
 /// How the last run ended: `stopped by pid 1 (systemd) 2 h ago, exit 0`
