@@ -153,23 +153,26 @@ fn a_file_of_somebodys_own_is_not_listed_as_one_of_roots() {
     let text = forged(&scene, &mine, poser.pid(), "");
     let listed = |path: &std::path::Path| {
         let ours = scene.pid_file();
-        fs::write(
-            &mine,
-            text.replace(ours.to_str().unwrap(), path.to_str().unwrap()),
-        )
-        .unwrap();
+        let text = text.replace(ours.to_str().unwrap(), path.to_str().unwrap());
+        fs::write(&mine, text).unwrap();
         let list = scene.finish_command(scene.bare(["list", "--json"]));
         list.assert_code(0);
-        list.stdout.contains(&format!("\"pid\":{},", poser.pid()))
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&list.stdout).unwrap();
+        let is_its = |entry: &&serde_json::Value| entry["holder"]["pid"] == poser.pid();
+        listed
+            .iter()
+            .find(is_its)
+            .map(|entry| entry["holder"]["uid"].clone())
     };
-    assert!(!listed(&scene.pid_file()));
-    assert!(!listed(&scene.path("no/such/folder/gateway.pid")));
-    // What it can have made is.
-    assert!(listed(&mine));
+    assert_eq!(listed(&scene.pid_file()), None);
+    assert_eq!(listed(&scene.path("no/such/folder/gateway.pid")), None);
+    // What it can have made is, as its own.
+    let its_own = Some(serde_json::json!(NOBODY));
+    assert_eq!(listed(&mine), its_own);
     let theirs = scene.path("theirs");
     fs::create_dir(&theirs).unwrap();
     chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
-    assert!(listed(&theirs.join("gateway.pid")));
+    assert_eq!(listed(&theirs.join("gateway.pid")), its_own);
 }
 
 /// The record of a gateway with this pid on this file, which says that it is the scene's pid file.

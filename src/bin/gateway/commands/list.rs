@@ -62,7 +62,7 @@ impl Row {
             row.recorded(record, users);
         }
         if let Some(holder) = view.state.holder() {
-            row.holder(holder);
+            row.holder(holder, users);
         } else if let State::Locked(Sighting::Starting(locker) | Sighting::Foreign(locker)) =
             &view.state
         {
@@ -82,7 +82,11 @@ impl Row {
         self.command = Some(words::command(record.command()));
     }
 
-    fn holder(&mut self, holder: &Holder) {
+    fn holder(&mut self, holder: &Holder, users: &Users) {
+        // Its record could say anything.
+        if let Some(uid) = gateway_lock::process::uid(holder.pid()) {
+            self.user = Some(users.name(uid));
+        }
         match holder.record() {
             Some(record) => self.up = Some(words::span(record.since.age())),
             None => self.command = Some(words::command(&holder.command())),

@@ -184,7 +184,8 @@ fn of_holder(holder: &Holder) -> HolderJson {
     if let Some(record) = record {
         json.uptime_s = Some(record.since.age().as_secs_f64());
         json.argv.clone_from(&record.argv);
-        json.uid = Some(record.uid);
+        // What it says of itself anybody could say.
+        json.uid = json.uid.or(Some(record.uid));
         json.unit.clone_from(&record.unit);
         json.manager = record.manager;
         json.payload = view::payload(holder);
