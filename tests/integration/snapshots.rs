@@ -95,12 +95,14 @@ fn the_help_of_every_command() {
 #[test]
 fn the_version_is_the_packages() {
     let scene = Scene::new();
-    let output = scene.finish_command(scene.bare(["--version"]));
-    output.assert_code(0);
-    assert_eq!(
-        output.stdout,
-        concat!("gateway ", env!("CARGO_PKG_VERSION"), "\n")
-    );
+    for words in [&["--version"][..], &["run", "-V"], &["list", "--version"]] {
+        let output = scene.finish_command(scene.bare(words));
+        output.assert_code(0);
+        assert_eq!(
+            output.stdout,
+            concat!("gateway ", env!("CARGO_PKG_VERSION"), "\n")
+        );
+    }
 }
 
 /// Each code as it comes out of the program, not out of its source.

@@ -21,8 +21,10 @@ use crate::words;
 #[command(
     name = "gateway",
     version,
+    propagate_version = true,
     disable_help_subcommand = true,
     disable_help_flag = true,
+    disable_version_flag = true,
     max_term_width = 100
 )]
 pub struct Cli {
@@ -64,6 +66,10 @@ pub struct Global {
     /// Print help: -h a summary, --help all of it.
     #[arg(short, long, action = clap::ArgAction::Help)]
     help: Option<bool>,
+
+    /// Print the version.
+    #[arg(short = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
 }
 
 impl Global {
@@ -84,6 +90,7 @@ impl Global {
             verbose: self.verbose.saturating_add(others.verbose),
             quiet: self.quiet || others.quiet,
             help: self.help.or(others.help),
+            version: self.version.or(others.version),
         }
     }
 }
@@ -107,7 +114,7 @@ pub enum Command {
     /// List every gateway that can be seen.
     ///
     /// For one of them: gateway -n NAME status.
-    List(Show),
+    List(ShowAll),
     /// Print the completions for a shell.
     #[command(hide = true)]
     Completions {
@@ -122,7 +129,7 @@ impl Command {
     fn global(&mut self) -> &mut Global {
         match self {
             Self::Run(run) => &mut run.global,
-            Self::Status(show) | Self::List(show) => &mut show.global,
+            Self::Status(show) | Self::List(ShowAll { show }) => &mut show.global,
             Self::Stop(patience) => &mut patience.global,
             Self::Completions { global, .. } => global,
         }
@@ -221,6 +228,18 @@ pub struct Show {
 
     #[command(flatten)]
     global: Global,
+}
+
+// The same, of no file. What says which is taken and then refused, with a better sentence than that there is
+// no such option.
+#[derive(Args, Debug)]
+#[command(
+    mut_arg("pid_file", |option| option.hide(true)),
+    mut_arg("name", |option| option.hide(true))
+)]
+pub struct ShowAll {
+    #[command(flatten)]
+    pub show: Show,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -22,6 +22,8 @@ mod sigpipe;
 mod usage;
 mod words;
 
+use std::io::Write;
+
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
@@ -67,7 +69,7 @@ fn run(cli: Cli) -> Verdict {
         Command::Run(run) => commands::run::run(&context, &run),
         Command::Status(show) => Ok(commands::status::status(&context, &show)),
         Command::Stop(patience) => commands::stop::stop(&context, &patience),
-        Command::List(show) => commands::list::list(&context, &show),
+        Command::List(all) => commands::list::list(&context, &all.show),
         Command::Completions { language, .. } => {
             let text = describe::describe(Cli::command(), language);
             Ok(commands::print(context.voice, &text, Verdict::SUCCESS))
@@ -88,7 +90,13 @@ fn usage(error: &clap::Error) -> u8 {
         voice.wrong_usage(&usage::text(error));
         return USAGE;
     }
-    let printed = error.print();
+    let printed = match error.kind() {
+        // Of the program, whichever command it was asked of.
+        ErrorKind::DisplayVersion => {
+            writeln!(std::io::stdout(), "gateway {}", env!("CARGO_PKG_VERSION"))
+        }
+        _ => error.print(),
+    };
     if error.use_stderr() {
         return USAGE;
     }
