@@ -500,7 +500,7 @@ impl<'a, 't> Seeker<'a, 't> {
     }
 
     /// Opens the file, tries the lock, and finds out what that means.
-    fn look(&self) -> Result<Look> {
+    fn look(&mut self) -> Result<Look> {
         match OpenFile::open_or_create(self.path)?.try_lock()? {
             Try::Busy(file) => Ok(Look::Held {
                 who: holder::identify(&file)?,
@@ -511,7 +511,7 @@ impl<'a, 't> Seeker<'a, 't> {
     }
 
     /// The lock is ours. Is the name?
-    fn with_lock(&self, locked: Locked) -> Result<Look> {
+    fn with_lock(&mut self, locked: Locked) -> Result<Look> {
         let before = locked.bytes()?;
         let last = self.understand(&before);
         let mark = locked.change_mark()?;
@@ -543,7 +543,7 @@ impl<'a, 't> Seeker<'a, 't> {
     /// Whether somebody holds an earlier file of this path. Asked where the record does not name this
     /// very file, where the file was moved since it was written (an old one may be back), and where it
     /// names a process that lives although the lock is free.
-    fn earlier_holder(&self, locked: &Locked, last: &Contents) -> Result<Option<Sighting>> {
+    fn earlier_holder(&mut self, locked: &Locked, last: &Contents) -> Result<Option<Sighting>> {
         let named = locked.names_itself(last) && !locked.was_moved()?;
         let lives = || {
             last.record()
@@ -552,7 +552,7 @@ impl<'a, 't> Seeker<'a, 't> {
         if named && (self.saw_the_end_of(last) || !lives()) {
             return Ok(None);
         }
-        held::holder_of_earlier_file(locked.path(), Some(locked.id()))
+        held::holder_of_earlier_file(locked.path(), Some(locked.id()), self.interrupt)
     }
 
     /// Whether a pidfd told the end of the gateway that wrote this.

@@ -15,6 +15,7 @@ use crate::process_table;
 use crate::procfs::{is_shortage, unless_absent};
 use crate::record::{Contents, Record};
 use crate::roots::{has_our_root, seen_by, sees_our_directory};
+use crate::wait::Interrupt;
 use crate::{Error, Result};
 
 /// A process that took the exclusive lock on a file, with what is written in that.
@@ -59,9 +60,16 @@ fn files_held_by(pid: Pid, worth: impl Fn(&LockedFile) -> bool) -> io::Result<Ve
 /// will look at the path itself. Whom we may not look at is not found: the manual says so. Nor is who
 /// has a file of a server or of a FUSE program, unless our directory is on that, too.
 ///
+/// Looks at everything that everybody has open, of which anybody may have very much: whoever is interrupted
+/// meanwhile has seen nobody, and not that nobody is there.
+///
 /// # Errors
 /// Somebody could not be looked at just now, and might be it.
-pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Option<Sighting>> {
+pub fn holder_of_earlier_file(
+    path: &Path,
+    file: Option<FileId>,
+    interrupt: &mut dyn Interrupt,
+) -> Result<Option<Sighting>> {
     let cannot = |error| {
         Error::system("cannot look through /proc for the holder of an earlier pid file")
             .because(error)
@@ -75,6 +83,9 @@ pub fn holder_of_earlier_file(path: &Path, file: Option<FileId>) -> Result<Optio
         .into_iter()
         .filter(|pid| *pid != this)
     {
+        if interrupt.interrupted() {
+            return Ok(Some(Sighting::Invisible(None)));
+        }
         let worth =
             |found: &LockedFile| Some(found.features.id) != file && name.may_have_had(found);
         for held in files_held_by(pid, worth).map_err(cannot)? {

@@ -12,7 +12,7 @@ use crate::lock::OpenFile;
 use crate::process::{self, Pid, Stat};
 use crate::record::{Contents, Payload, Record};
 use crate::roots::seen_by;
-use crate::wait::{Watched, sleep};
+use crate::wait::{Uninterrupted, Watched, sleep};
 
 /// How long somebody who has been killed is given to be gone, and somebody who only looks to be through.
 const LAST_BREATH: Duration = Duration::from_millis(200);
@@ -225,7 +225,8 @@ fn is_leaving(pid: Pid, gone: &mut Option<Pid>) -> bool {
 /// a crash, unless the file is the copy of another one.
 fn unlocked(file: &OpenFile, contents: &Contents) -> Result<State> {
     if !file.names_itself(contents)
-        && let Some(who) = held::holder_of_earlier_file(file.path(), Some(file.id()))?
+        && let Some(who) =
+            held::holder_of_earlier_file(file.path(), Some(file.id()), &mut Uninterrupted)?
     {
         return Ok(elsewhere(who));
     }
@@ -276,7 +277,8 @@ fn elsewhere(who: Sighting) -> State {
 
 fn look_at_nothing(path: &Path) -> Result<View> {
     let path = canonical_name(path);
-    let state = held::holder_of_earlier_file(&path, None)?.map_or(State::Free, elsewhere);
+    let state = held::holder_of_earlier_file(&path, None, &mut Uninterrupted)?
+        .map_or(State::Free, elsewhere);
     Ok(View {
         path,
         state,

@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use crate::harness::{
-    Canary, End, Payload, Process, SOON, Scene, Signal, in_pid_namespace, injected, lockers,
-    stat_field, until, wait_until,
+    Canary, End, Payload, Process, SOON, Scene, Signal, descendants, in_pid_namespace, injected,
+    is_held_up_in, lockers, signal, stat_field, until, wait_until,
 };
 use crate::people::record_naming;
 
@@ -577,4 +577,26 @@ fn a_start_with_too_few_descriptors_says_so_at_once() {
             }
         }
     }
+}
+
+/// Where others have very many files open, or answer slowly, to look through them takes long.
+#[test]
+fn a_search_through_everybody_can_be_interrupted() {
+    let scene = Scene::new();
+    let start = scene.gateway(["run", "--", "touch", "ran"]);
+    let mut slow = scene.spawn(injected(&scene, "getdents64:delay_enter=300000", &start));
+    let search = || is_held_up_in(&slow, libc::SYS_getdents64);
+    wait_until("it looks through everybody", SOON, search);
+    let gateway = descendants(slow.pid())[0];
+    assert_eq!(scene.lockers(), [gateway], "it has the lock");
+    let began = std::time::Instant::now();
+    signal(gateway, Signal::TERM);
+    assert_eq!(slow.end(), End::of(Signal::TERM));
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(!scene.path("ran").exists());
+    assert_eq!(scene.bytes(), b"", "nothing was written");
 }
