@@ -274,7 +274,7 @@ impl<'a, 't> Seeker<'a, 't> {
 
     fn tell_trouble(&mut self, error: &Error, why_to_stay: &str) {
         if !std::mem::replace(&mut self.in_trouble, true) {
-            log::warn!("{error}; trying again, because {why_to_stay}");
+            log::warn!("{error:#}; trying again, because {why_to_stay}");
         }
     }
 

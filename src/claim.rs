@@ -292,7 +292,7 @@ impl Claim {
         record.end = Some(end);
         for earlier in &self.earlier {
             if let Err(error) = earlier.write(&record.clone().of_file(earlier.id()).encode()) {
-                log::warn!("{error}; it is a file of this run that was moved away");
+                log::warn!("{error:#}; it is a file of this run that was moved away");
             }
         }
         self.current.write(&record.encode())

@@ -71,7 +71,8 @@ impl Error {
         self.kind
     }
 
-    /// What to do about it, if that can be said: a sentence without a full stop.
+    /// What to do about it, if that can be said: a sentence without a full stop, in the words of the program
+    /// `gateway`, whose options (`-f PATH`) it may name.
     #[must_use]
     pub fn advice(&self) -> Option<&str> {
         let remedy = self.cause.as_ref().and_then(remedy);
@@ -88,16 +89,17 @@ fn remedy(cause: &io::Error) -> Option<&'static str> {
     }
 }
 
+/// What was tried, on what, and why it failed; with `{:#}` also what to do about it.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         if let Some(cause) = &self.cause {
             write!(f, ": {cause}")?;
         }
-        if let Some(advice) = self.advice() {
-            write!(f, "; {advice}")?;
+        match self.advice().filter(|_| f.alternate()) {
+            Some(advice) => write!(f, "; {advice}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

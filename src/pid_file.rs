@@ -422,7 +422,7 @@ fn ended() -> End {
 impl Drop for Lock {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.claim.take().map(|claim| claim.end(ended())) {
-            log::warn!("{error}; the next start will take this run for a crashed one");
+            log::warn!("{error:#}; the next start will take this run for a crashed one");
         }
     }
 }

@@ -340,7 +340,8 @@ mod tests {
 
     #[test]
     fn no_home_is_said_with_what_to_type() {
-        let error = nobody().pid_file(&Choice::Default).unwrap_err().to_string();
+        let error = nobody().pid_file(&Choice::Default).unwrap_err();
+        let error = format!("{error:#}");
         assert!(
             error.contains("no home") && error.contains("-f PATH"),
             "{error}"

@@ -331,7 +331,7 @@ fn is_unmarked(path: &Path, record: &Record) -> bool {
 /// Marks the record ended. That it cannot be written takes nothing back of what was done.
 fn leave_marked(path: &Path, last: &Contents, reason: Reason) {
     if let Err(error) = mark_ended(path, last, reason) {
-        log::warn!("{error}; so the record stays as it was: that of a crash");
+        log::warn!("{error:#}; so the record stays as it was: that of a crash");
     }
 }
 

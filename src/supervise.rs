@@ -168,7 +168,7 @@ fn start(
     if let Err(error) = claim.set_payload(entry) {
         // The record had room a moment ago; without the entry the run id still finds it.
         let pid = payload.pid();
-        log::error!("{error}; COMMAND runs as pid {pid}, which the record may not say");
+        log::error!("{error:#}; COMMAND runs as pid {pid}, which the record may not say");
     }
     Ok(Some(payload))
 }
@@ -177,7 +177,7 @@ fn start(
 fn mark_ended(claim: Claim, end: End) {
     if let Err(error) = claim.end(end) {
         log::error!(
-            "{error}; how this run ended is not recorded, and the next start may take it for a crash"
+            "{error:#}; how this run ended is not recorded, and the next start may take it for a crash"
         );
     }
 }

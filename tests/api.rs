@@ -459,7 +459,9 @@ fn what_cannot_be_a_pid_file_is_an_error_that_names_the_path() {
         assert_eq!(error.kind(), ErrorKind::PidFile);
         let shown = path.display().to_string();
         assert!(error.to_string().contains(&shown), "{error}");
-        assert!(error.advice().is_some(), "{error}");
+        let advice = error.advice().expect("there is some");
+        assert!(!error.to_string().contains(advice), "{error}");
+        assert!(format!("{error:#}").ends_with(&format!("; {advice}")));
     }
 }
 

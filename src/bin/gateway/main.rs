@@ -76,7 +76,7 @@ fn run(cli: Cli) -> Verdict {
         }
     };
     outcome.unwrap_or_else(|error| {
-        context.voice.fault(&error.to_string());
+        context.voice.fault(&format!("{error:#}"));
         Verdict::of_error(&error)
     })
 }

@@ -241,7 +241,7 @@ fn tell_finding(voice: &Voice, path: &str, finding: &Finding) {
             voice.fault(&format!("somebody replaced {path}, and has the lock there; waiting for it to be let go"));
         }
         Finding::Contested(Contest::Unusable(error)) => {
-            voice.fault(&format!("{path} is not what was written, and cannot be put back yet: {error}"));
+            voice.fault(&format!("{path} is not what was written, and cannot be put back yet: {error:#}"));
         }
         Finding::Contested(Contest::OwnWrite(error)) => {
             voice.fault(&format!("cannot write the record of {path}: {}; trying again", cause(error)));

@@ -65,7 +65,7 @@ fn cannot_tell(
     subject: Option<&Subject>,
     error: &Error,
 ) -> Verdict {
-    context.voice.fault(&error.to_string());
+    context.voice.fault(&format!("{error:#}"));
     let state = view::UNKNOWN;
     let path = subject.map(|subject| subject.path.as_path());
     let answer = if show.json {
