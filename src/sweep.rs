@@ -282,8 +282,11 @@ impl<'a> Sweep<'a> {
         let began_to_ask = first && !self.asked.is_empty();
         let began_to_kill = kill && !std::mem::replace(&mut self.killing, kill);
         if began_to_ask || began_to_kill || elapsed >= self.tell_at {
-            self.tell_at = elapsed + TELL_AGAIN;
-            told(self.named(elapsed));
+            let named = self.named(elapsed);
+            if !named.is_empty() {
+                told(named);
+                self.tell_at = elapsed + TELL_AGAIN;
+            }
         }
     }
 
@@ -434,6 +437,12 @@ mod tests {
         let pids = |named: &[Survivor]| named.iter().map(Survivor::pid).collect::<Vec<_>>();
         let [unsure, sure] = sleepers.each_ref().map(|sleeper| sleeper.pid());
         assert_eq!(pids(sweep.named(GRACE.min(UNNAMED) / 2)), [sure]);
+        // Of nobody nothing is told, though it is time to kill.
+        let both = std::mem::take(&mut sweep.left);
+        let (alone, others) = both.into_iter().partition(|one| one.tie() == Tie::Unsure);
+        (sweep.left, sweep.grace) = (alone, Duration::ZERO);
+        sweep.press(&mut |named| panic!("{named:?}"));
+        sweep.left.extend::<Vec<Survivor>>(others);
         let later = pids(sweep.named(UNNAMED));
         assert!(later.len() == 2 && later.contains(&unsure), "{later:?}");
     }
