@@ -24,6 +24,15 @@ pub struct Former {
 }
 
 impl Former {
+    /// Whether both are one: its record is another where it has put its claim back on another file.
+    fn is(&self, other: &Self) -> bool {
+        match (&self.record, &other.record) {
+            (Some(one), Some(other)) => one.is_of_the_same_run(other),
+            (None, None) => self.pid == other.pid,
+            _ => false,
+        }
+    }
+
     /// What is worth keeping of a holder.
     pub(crate) fn of(holder: &Holder) -> Self {
         Self {
@@ -123,8 +132,7 @@ impl Requests {
 
     /// Who is asked once more is still one.
     fn note_asked(&mut self, former: Former) {
-        self.0
-            .retain(|asked| asked.pid != former.pid || asked.record != former.record);
+        self.0.retain(|asked| !asked.is(&former));
         self.0.push(former);
     }
 
