@@ -27,7 +27,7 @@ pub enum Role {
 pub enum Why {
     /// A proven holder has it, and was not to be asked.
     Held,
-    /// The time was over. A holder that was asked stops all the same.
+    /// The time was over. A holder that was asked may still stop.
     Deadline,
     /// It is not proven that whoever has the lock is the holder which the file names.
     Unproven,
@@ -39,7 +39,8 @@ pub enum Why {
     Init,
     /// Nobody was asked: the wait would end before the holder's time to stop does.
     TooShort {
-        /// The least timeout that would do. `None`: the holder may take for ever.
+        /// A timeout must be longer than this: the holder's time to stop, and what had passed of the wait
+        /// before. `None`: the holder may take for ever.
         needed: Option<Duration>,
     },
 }
@@ -79,7 +80,7 @@ impl fmt::Display for Why {
                 "it was not asked to go, because it may take for ever to stop"
             }
             Self::TooShort { needed: Some(time) } => {
-                // What has passed of the wait already is in it, and is no news.
+                // What had passed is of no interest as long as it is no second.
                 let whole = match time.as_secs() {
                     0 => Duration::from_millis(time.subsec_millis().into()),
                     seconds => Duration::from_secs(seconds),

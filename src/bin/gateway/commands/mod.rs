@@ -101,7 +101,7 @@ fn interrupted(
 ) -> Verdict {
     if let Some(former) = asked.last() {
         context.voice.expected(&format!(
-            "interrupted; {}, {} {}",
+            "interrupted; {}, {}, {}",
             words::process(former.pid, &former.argv),
             words::path(&subject.path),
             words::will_stop(former, subject, mode)
