@@ -193,6 +193,9 @@ impl<'a, 't> Seeker<'a, 't> {
             match self.turn() {
                 Ok(Some(outcome)) => return Ok(outcome),
                 Ok(None) => self.faulty_since = None,
+                Err(error) if error.is_interruption() && self.interrupt.interrupted() => {
+                    return Ok(self.gave_in());
+                }
                 Err(error) => match self.why_to_stay() {
                     Some(why) => {
                         self.tell_trouble(&error, why);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::descriptors::ensure_descriptors;
 use crate::file_id::FileId;
-use crate::held::{Search, can_have_made, others_among};
+use crate::held::{self, Search, others_among};
 use crate::holder::{self, Holder, Sighting, is_of_namespace};
 use crate::kernel_locks::{LockLine, parse_locks, parse_shared_locks, table_of_locks};
 use crate::listing::{self, Directory, Found, Peeked};
@@ -19,6 +19,7 @@ use crate::lock::OpenFile;
 use crate::process::{self, Pid};
 use crate::record::Contents;
 use crate::view::{self, State, View};
+use crate::wait::Uninterrupted;
 use crate::workers::{both, share_out};
 use crate::{Error, ErrorKind, Result};
 
@@ -235,7 +236,7 @@ impl<'t> Census<'t> {
 
     /// What is seen of the file by itself: it may be another one by now, or no pid file.
     fn look(&self, path: &Path) -> Result<Option<View>> {
-        let view = match view::look(path) {
+        let view = match view::look(path, &mut Uninterrupted) {
             Err(error) if error.kind() == ErrorKind::System => return Err(error),
             look => look.ok(),
         };
@@ -307,15 +308,14 @@ fn held_view(holder: Holder, is_there: bool) -> Option<View> {
 }
 
 /// With whether its file is at its path, here.
-fn view_elsewhere(holder: Holder) -> Option<(View, bool)> {
+fn view_elsewhere(found: held::Found) -> Option<(View, bool)> {
+    let holder = &found.holder;
     let path = holder.record()?.path();
     let is_there = FileId::at(&path).is_ok_and(|id| id == holder.file());
-    let is_known = is_there || view::is_elsewhere(&holder, &path);
-    // Anybody can lock a file of their own and write any path into it.
-    if !is_known && !can_have_made(holder.pid(), &path) {
-        return None;
-    }
-    Some((held_view(holder, is_known)?, is_there))
+    let is_known = is_there || view::is_elsewhere(holder, &path);
+    let is_credible = is_known || found.can_have_been_at(&path);
+    let view = is_credible.then(|| held_view(found.holder, is_known));
+    Some((view??, is_there))
 }
 
 #[cfg(test)]

@@ -225,12 +225,27 @@ impl LockedFile {
     /// A mount that neither we nor the process have is taken for one: dead ones are detached
     /// (`umount -l`) while they are in use.
     pub(crate) fn is_remote(&self, ours: &Mounts) -> bool {
-        let theirs = || Mounts::of(self.pid);
         let remote = |id| {
             ours.is_remote(id)
-                .or_else(|| theirs().is_remote_to(ours, id))
+                .or_else(|| self.is_remote_there(id, ours))
         };
         self.mount.and_then(remote).unwrap_or(true)
+    }
+
+    /// By the process's own table, of which whoever has a user namespace may be the author.
+    fn is_remote_there(&self, id: MountId, ours: &Mounts) -> Option<bool> {
+        let theirs = Mounts::of(self.pid);
+        if self.is_in_our_user_namespace() {
+            theirs.is_remote(id)
+        } else {
+            theirs.is_remote_to(ours, id)
+        }
+    }
+
+    fn is_in_our_user_namespace(&self) -> bool {
+        let space = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
+        let theirs = space(&self.pid.to_string());
+        theirs.is_some() && theirs == space("self")
     }
 
     /// Whether it was removed from this path. The kernel says so: a file may have ` (deleted)` in its
@@ -243,10 +258,8 @@ impl LockedFile {
     /// Whether its link tells a path in which nobody but an administrator of this machine had a hand:
     /// who has a user namespace of their own may mount anything anywhere (mount_namespaces(7)).
     pub(crate) fn has_a_true_path(&self) -> bool {
-        let space = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
-        let theirs = space(&self.pid.to_string());
         let mounted = |id| Mounts::of(self.pid).is_remote(id).is_some();
-        theirs.is_some() && theirs == space("self") && self.mount.is_some_and(mounted)
+        self.is_in_our_user_namespace() && self.mount.is_some_and(mounted)
     }
 }
 

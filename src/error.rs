@@ -55,6 +55,16 @@ impl Error {
         Self::new(ErrorKind::System, what)
     }
 
+    /// Whoever waited was told to end before anything could be said.
+    pub(crate) fn interrupted() -> Self {
+        Self::system("interrupted").because(io::ErrorKind::Interrupted)
+    }
+
+    pub(crate) fn is_interruption(&self) -> bool {
+        let kind = self.cause.as_ref().map(io::Error::kind);
+        kind == Some(io::ErrorKind::Interrupted)
+    }
+
     pub(crate) fn because(mut self, cause: impl Into<io::Error>) -> Self {
         self.cause = Some(cause.into());
         self

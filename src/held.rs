@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::descriptors::{LockedFile, locked_files};
+use crate::descriptors::{LockedFile, ensure_descriptors, locked_files};
 use crate::file_id::{Features, FileId};
 use crate::holder::{self, Holder, Locker, Sighting, is_gateway};
 use crate::kernel_locks::{parse_locks, table_of_locks};
@@ -30,7 +30,7 @@ impl Held {
     }
 
     /// The gateway that holds this file, if the record in it names the file and the process.
-    fn into_holder(self) -> Option<Holder> {
+    fn holder(&self) -> Option<Holder> {
         let record = self.contents.record()?;
         holder::prove_taker(self.pid(), record, self.file.features.id)
     }
@@ -38,9 +38,15 @@ impl Held {
 
 /// The files of one process that are worth it, opened and read. One that cannot be read says nothing:
 /// anybody may lock one, and must not keep others from starting by that.
-fn files_held_by(pid: Pid, worth: impl Fn(&LockedFile) -> bool) -> io::Result<Vec<Held>> {
+fn files_held_by(
+    pid: Pid,
+    worth: impl Fn(&LockedFile) -> io::Result<bool>,
+) -> io::Result<Vec<Held>> {
     let mut held = Vec::new();
-    for file in locked_files(pid)?.into_iter().filter(|file| worth(file)) {
+    for file in locked_files(pid)? {
+        if !worth(&file)? {
+            continue;
+        }
         let contents = match unless_absent(file.read()) {
             Err(error) if !is_shortage(&error) => Some(Contents::Empty),
             looked => looked?,
@@ -60,11 +66,10 @@ fn files_held_by(pid: Pid, worth: impl Fn(&LockedFile) -> bool) -> io::Result<Ve
 /// will look at the path itself. Whom we may not look at is not found: the manual says so. Nor is who
 /// has a file of a server or of a FUSE program, unless our directory is on that, too.
 ///
-/// Looks at everything that everybody has open, of which anybody may have very much: whoever is interrupted
-/// meanwhile has seen nobody, and not that nobody is there.
+/// Looks at everything that everybody has open, of which anybody may have very much; `interrupt` ends that.
 ///
 /// # Errors
-/// Somebody could not be looked at just now, and might be it.
+/// Somebody could not be looked at just now, and might be it; or it was interrupted.
 pub fn holder_of_earlier_file(
     path: &Path,
     file: Option<FileId>,
@@ -84,15 +89,18 @@ pub fn holder_of_earlier_file(
         .filter(|pid| *pid != this)
     {
         if interrupt.interrupted() {
-            return Ok(Some(Sighting::Invisible(None)));
+            return Err(Error::interrupted());
         }
-        let worth =
-            |found: &LockedFile| Some(found.features.id) != file && name.may_have_had(found);
+        let worth = |found: &LockedFile| {
+            Ok(Some(found.features.id) != file
+                && name.may_have_had(found)?
+                && name.will_answer(found))
+        };
         for held in files_held_by(pid, worth).map_err(cannot)? {
             if name.is_of(&held) {
                 let alive =
                     |holder: &Holder| holder.record().is_some_and(|record| record.end.is_none());
-                if let Some(holder) = held.into_holder().filter(alive) {
+                if let Some(holder) = held.holder().filter(alive) {
                     return Ok(Some(Sighting::Proven(holder)));
                 }
             } else if name.was_of_undescribed(&held) {
@@ -111,17 +119,6 @@ struct Name<'a> {
     mounts: OnceCell<Mounts>,
 }
 
-/// Whether this process is of somebody who can have made a file at this path; where the directory is gone,
-/// too, in what is left of the way to it.
-pub(crate) fn can_have_made(pid: Pid, path: &Path) -> bool {
-    let mut directories = path.ancestors().skip(1);
-    let name = Name {
-        directory: directories.find_map(|directory| Features::at(directory).ok()),
-        ..Name::of(path)
-    };
-    name.can_be_made_by_process(pid)
-}
-
 impl<'a> Name<'a> {
     fn of(path: &'a Path) -> Self {
         Self {
@@ -132,22 +129,18 @@ impl<'a> Name<'a> {
     }
 
     /// Whether a file can have had this name, as far as is known without opening it.
-    fn may_have_had(&self, found: &LockedFile) -> bool {
-        let made_here = self.can_be_made_by(found.features.owner) && self.is_locked_by_right(found);
-        (made_here || self.was_removed_here(found)) && self.will_answer(found)
+    fn may_have_had(&self, found: &LockedFile) -> io::Result<bool> {
+        let owned = self.can_be_made_by(found.features.owner);
+        Ok(owned && self.is_locked_by_right(found)? || self.was_removed_here(found))
     }
 
     /// Nobody but its owner can have opened a file that only its owner may open, whoever the process has
     /// become since. One that others may open, too, is of its owner by name alone: root has many, of which
     /// some say what others want them to. Then it is the process that must be of somebody who can have
     /// made the file here.
-    fn is_locked_by_right(&self, found: &LockedFile) -> bool {
-        found.features.mode & 0o077 == 0 || self.can_be_made_by_process(found.pid)
-    }
-
-    fn can_be_made_by_process(&self, pid: Pid) -> bool {
-        let all = |uids: [u32; 4]| uids.iter().all(|uid| self.can_be_made_by(*uid));
-        process::uids(pid).is_some_and(all)
+    fn is_locked_by_right(&self, found: &LockedFile) -> io::Result<bool> {
+        let of = |uids: [u32; 4]| uids.iter().all(|uid| self.can_be_made_by(*uid));
+        Ok(found.features.mode & 0o077 == 0 || process::uids(found.pid)?.is_some_and(of))
     }
 
     /// Root, the directory's owner, and we; anybody where others may write it, too. Everybody else can
@@ -201,16 +194,6 @@ impl<'a> Name<'a> {
     }
 }
 
-/// Every gateway that can be seen, by its lock: a gateway takes its lock itself, so the kernel's
-/// table names it.
-fn all_holders() -> Result<impl Iterator<Item = Holder>> {
-    let table = table_of_locks()?;
-    let takers = parse_locks(&table).map(|line| line.pid).collect();
-    let search = Search::default();
-    let others = others_among(takers).into_iter();
-    Ok(others.flat_map(move |pid| search.held_by(pid)))
-}
-
 /// Each of these once, and not ourselves.
 pub(crate) fn others_among(mut pids: Vec<Pid>) -> Vec<Pid> {
     pids.sort_unstable();
@@ -228,17 +211,43 @@ pub(crate) struct Search {
 
 impl Search {
     /// What a process holds as a gateway. Nothing where it may not be looked at.
-    pub(crate) fn held_by(&self, pid: Pid) -> Vec<Holder> {
+    pub(crate) fn held_by(&self, pid: Pid) -> Vec<Found> {
         // A dead server must not keep the others from being found. That it is a gateway's file is no
         // reason to ask it: anybody may run one on a file of a program that never answers.
         let is_remote = |file: &LockedFile| file.is_remote(self.mounts.get_or_init(Mounts::ours));
-        let held = files_held_by(pid, |file| !is_remote(file));
-        let holders = held.into_iter().flatten().filter_map(Held::into_holder);
-        holders.collect()
+        let held = files_held_by(pid, |file| Ok(!is_remote(file)));
+        let found = held.into_iter().flatten().filter_map(Found::of);
+        found.collect()
     }
 }
 
-/// Whether the run that wrote the record goes on: then the record is a copy, and no crash.
+/// A gateway that was found by its lock.
+pub(crate) struct Found {
+    pub holder: Holder,
+    file: LockedFile,
+}
+
+impl Found {
+    fn of(held: Held) -> Option<Self> {
+        let holder = held.holder()?;
+        let file = held.file;
+        Some(Self { holder, file })
+    }
+
+    /// Whether its file can have been at this path: anybody can lock a file of their own and write any path
+    /// into it. Where the directory is gone, too, what is left of the way to it tells.
+    pub(crate) fn can_have_been_at(&self, path: &Path) -> bool {
+        let mut directories = path.ancestors().skip(1);
+        let name = Name {
+            directory: directories.find_map(|directory| Features::at(directory).ok()),
+            ..Name::of(path)
+        };
+        name.may_have_had(&self.file).unwrap_or(false)
+    }
+}
+
+/// Whether the run that wrote the record goes on: then the record is a copy, and no crash. A gateway takes its
+/// lock itself, so the kernel's table names it, also where its numbers are those of another pid namespace.
 ///
 /// # Errors
 /// That cannot be told just now.
@@ -246,10 +255,21 @@ pub fn still_runs(record: &Record) -> Result<bool> {
     if holder::numbers_mean_the_same(record) {
         return Ok(holder::lives(record));
     }
-    let same_run = |holder: Holder| {
-        holder
-            .record()
-            .is_some_and(|theirs| theirs.is_of_the_same_run(record))
+    let cannot = |error| {
+        Error::system("cannot look through /proc for the gateway that wrote a record")
+            .because(error)
     };
-    Ok(all_holders()?.any(same_run))
+    // Who cannot be looked at for want of descriptors is not gone.
+    ensure_descriptors(SIGHT).map_err(cannot)?;
+    let table = table_of_locks()?;
+    let takers = parse_locks(&table).map(|line| line.pid).collect();
+    for pid in others_among(takers) {
+        if holder::wrote(pid, record).map_err(cannot)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
+
+/// More than a look at one process has open at a time.
+const SIGHT: usize = 4;

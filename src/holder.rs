@@ -453,6 +453,12 @@ fn has_its_number(pid: Pid, record: &Record) -> bool {
         && process::innermost_pid(pid) == Some(record.pid)
 }
 
+/// Whether a process is the gateway that wrote the record.
+pub(crate) fn wrote(pid: Pid, record: &Record) -> io::Result<bool> {
+    let same = |stat: Stat| stat.start_time == record.start_time && has_its_number(pid, record);
+    Ok(Stat::look(pid)?.is_some_and(same))
+}
+
 /// The process as the holder of a file that it has locked itself, if the record names both.
 pub(crate) fn prove_taker(pid: Pid, record: &Record, file: FileId) -> Option<Holder> {
     if !names_file(record, file) {

@@ -161,7 +161,7 @@ impl PidFile {
     /// That the answer is still true when it is read. To find out whether a lock can be had, take it.
     pub fn holder(&self) -> Result<Option<HolderInfo>> {
         let path = absolute(&self.path)?;
-        Ok(match view::look(&path)?.state {
+        Ok(match view::look(&path, &mut Uninterrupted)?.state {
             State::Locked(who) => Some(HolderInfo::of(&who, &path)),
             State::Removed(holder) => Some(HolderInfo::of_holder(&holder, &path)),
             State::Free | State::Crashed => None,

@@ -448,11 +448,17 @@ pub fn uid(pid: Pid) -> Option<u32> {
 }
 
 /// Its real, effective, saved and file system uid (proc_pid_status(5)): who it is, also while it acts as
-/// somebody else for a moment (seteuid(2)).
-#[must_use]
-pub fn uids(pid: Pid) -> Option<[u32; 4]> {
-    let status = read_bounded(&format!("/proc/{pid}/status"), 64 * 1024).ok()?;
-    let mut uids = field(&status, "Uid")?.split_ascii_whitespace();
+/// somebody else for a moment (seteuid(2)). `None`: it is gone.
+///
+/// # Errors
+/// It could not be looked at just now: that says nothing.
+pub fn uids(pid: Pid) -> io::Result<Option<[u32; 4]>> {
+    let status = unless_absent(read_bounded(&format!("/proc/{pid}/status"), 64 * 1024))?;
+    Ok(status.and_then(|status| parse_uids(&status)))
+}
+
+fn parse_uids(status: &[u8]) -> Option<[u32; 4]> {
+    let mut uids = field(status, "Uid")?.split_ascii_whitespace();
     let mut next = || uids.next()?.parse().ok();
     Some([next()?, next()?, next()?, next()?])
 }

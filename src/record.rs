@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::file_id::FileId;
-use crate::process::{Identity, Pid};
+use crate::process::{Identity, Pid, Stat};
 use crate::signal::Signal;
 use crate::text::Text;
 use crate::time::{Limit, Timestamp, unix_micros};
@@ -251,6 +251,15 @@ pub struct Hint {
     /// Its start, in clock ticks since boot.
     #[serde(default)]
     pub start_time: Option<u64>,
+}
+
+impl Hint {
+    /// Whether there is a process now that may be the one which is meant.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        let is_it = |stat: &Stat| self.start_time.is_none_or(|named| named == stat.start_time);
+        Stat::of(self.pid).is_some_and(|stat| !stat.is_dead() && is_it(&stat))
+    }
 }
 
 impl Contents {

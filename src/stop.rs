@@ -19,7 +19,7 @@ use crate::sweep::{self, Patience, Swept};
 use crate::takeover::{Bar, Mode, Refusal, Rules, START_PATIENCE, Seen, Step, Takeover};
 use crate::text::Text;
 use crate::view::{self, State, View};
-use crate::wait::{Interrupt, Watched, nap, sleep};
+use crate::wait::{Interrupt, Uninterrupted, Watched, nap, sleep};
 use crate::{Result, process};
 
 /// Between two looks at somebody who is not watched.
@@ -56,7 +56,7 @@ pub struct Gone {
     /// How long it took.
     pub after: Duration,
     /// Who has the lock now.
-    pub successor: Option<State>,
+    pub successor: Option<Sighting>,
 }
 
 /// Stops the holder of the pid file at `path`: asks it, kills it when due, ends what it leaves.
@@ -127,7 +127,12 @@ impl Target {
 impl Stopper<'_, '_> {
     fn run(&mut self) -> Result<Stopped> {
         loop {
-            let view = view::look(self.path)?;
+            let view = match view::look(self.path, self.interrupt) {
+                Err(error) if error.is_interruption() && self.interrupt.interrupted() => {
+                    return Ok(Stopped::Interrupted(self.asked.take()));
+                }
+                looked => looked?,
+            };
             let is_gone = |target: &mut Target| target.is_gone(&view.state);
             if let Some(target) = self.lost_sight_of.take_if(is_gone) {
                 return self.finish(target);
@@ -360,8 +365,8 @@ fn mark_ended(path: &Path, last: &Contents, reason: Reason) -> Result<()> {
             });
             locked.write(&record.encode())
         }
-        // A bare pid: nobody is there, so nobody is named.
-        Contents::Hint(_) => locked.write(b"\n"),
+        // A bare pid of nobody. Who is there has it from somebody else, and may be found by it alone.
+        Contents::Hint(hint) if !hint.lives() => locked.write(b"\n"),
         _ => Ok(()),
     }
 }
@@ -375,12 +380,14 @@ fn own_argv() -> Vec<Text> {
     record::command_line(&std::env::args_os().collect::<Vec<_>>())
 }
 
-fn successor(path: &Path, stopped: Pid) -> Option<State> {
-    match view::look(path).ok()?.state {
-        State::Free | State::Crashed => None,
-        state if state.holder().is_some_and(|holder| holder.pid() == stopped) => None,
-        state => Some(state),
-    }
+fn successor(path: &Path, stopped: Pid) -> Option<Sighting> {
+    let who = match view::look(path, &mut Uninterrupted).ok()?.state {
+        State::Free | State::Crashed => return None,
+        State::Removed(holder) => Sighting::Proven(holder),
+        State::Locked(who) => who,
+    };
+    let is_it = who.holder().is_some_and(|holder| holder.pid() == stopped);
+    (!is_it).then_some(who)
 }
 
 #[cfg(test)]

@@ -238,8 +238,10 @@ impl<'a> Run<'a> {
         let heirs = heirs
             .iter()
             .filter(|stat| !stat.is_dead() && !is_tied(stat))
-            .map(|stat| (*stat, self.tie_of_heir(stat)));
-        for (stat, tie) in tied.iter().copied().chain(heirs) {
+            .map(|stat| (*stat, None));
+        let tied = tied.iter().map(|(stat, tie)| (*stat, Some(*tie)));
+        for (stat, tie) in tied.chain(heirs) {
+            let tie = tie.map_or_else(|| self.tie_of_heir(stat), Ok)?;
             found.pin(stat, tie)?;
             if found.more {
                 break;
@@ -250,12 +252,9 @@ impl<'a> Run<'a> {
 
     /// Of who descends from somebody that certainly belongs to the run. Where the file speaks for nobody,
     /// that was known without it, and descent is the kernel's word.
-    fn tie_of_heir(&self, stat: &Stat) -> Tie {
-        if self.authority == Authority::OverNobody || self.may_end(stat) {
-            Tie::Marked
-        } else {
-            Tie::Barred
-        }
+    fn tie_of_heir(&self, stat: &Stat) -> io::Result<Tie> {
+        let ours = self.authority == Authority::OverNobody || self.may_end(stat)?;
+        Ok(if ours { Tie::Marked } else { Tie::Barred })
     }
 
     /// Who belongs to the run, and who does not. Those without an environment are looked at some
@@ -298,7 +297,7 @@ impl<'a> Run<'a> {
         let recorded = self
             .record
             .is_some_and(|record| is_payload_of(record, stat));
-        if recorded && self.may_end(stat) {
+        if recorded && self.may_end(stat)? {
             return Ok(Look::Tied(Tie::Payload));
         }
         // The kernel's own threads have no environment, and are nobody's.
@@ -314,7 +313,7 @@ impl<'a> Run<'a> {
         }
         // A process without memory has an empty one, or, on newer kernels, none (ESRCH).
         let look = match Environ::look(stat.pid)? {
-            Some(environ) if !environ.is_empty() => self.tie_by(&environ, stat, record),
+            Some(environ) if !environ.is_empty() => self.tie_by(&environ, stat, record)?,
             _ if record.is_some_and(|record| may_have_belonged(record, stat)) => {
                 Look::Tied(Tie::Unsure)
             }
@@ -328,26 +327,27 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn tie_by(&self, environ: &Environ, stat: &Stat, record: Option<&Record>) -> Look {
+    fn tie_by(&self, environ: &Environ, stat: &Stat, record: Option<&Record>) -> io::Result<Look> {
         let by_id = record.is_some_and(|record| is_marked_by(record, environ));
-        if by_id && self.may_end(stat) || self.is_ours_by_path(stat, environ) {
+        let ours = by_id && self.may_end(stat)? || self.is_ours_by_path(stat, environ);
+        Ok(if ours {
             Look::Tied(Tie::Marked)
         } else if by_id {
             Look::Tied(Tie::Barred)
         } else {
             Look::Stranger
-        }
+        })
     }
 
     /// Pids, start times and run ids can be read off any process: they prove nothing about who wrote
     /// them. A file speaks only for the processes of who alone could have written it.
-    fn may_end(&self, stat: &Stat) -> bool {
-        match self.authority {
+    fn may_end(&self, stat: &Stat) -> io::Result<bool> {
+        Ok(match self.authority {
             Authority::OverAll => true,
             // A daemon of root's that acts as this user for a moment is still root's.
-            Authority::Over(uid) => process::uids(stat.pid) == Some([uid; 4]),
+            Authority::Over(uid) => process::uids(stat.pid)? == Some([uid; 4]),
             Authority::OverNobody => false,
-        }
+        })
     }
 
     /// Started for this very pid file, by a gateway that is certainly gone. Paths and numbers mean

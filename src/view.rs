@@ -12,7 +12,7 @@ use crate::lock::OpenFile;
 use crate::process::{self, Pid, Stat};
 use crate::record::{Contents, Payload, Record};
 use crate::roots::seen_by;
-use crate::wait::{Uninterrupted, Watched, sleep};
+use crate::wait::{Interrupt, Watched, sleep};
 
 /// How long somebody who has been killed is given to be gone, and somebody who only looks to be through.
 const LAST_BREATH: Duration = Duration::from_millis(200);
@@ -118,24 +118,27 @@ pub(crate) fn is_elsewhere(holder: &Holder, path: &Path) -> bool {
 ///
 /// # Errors
 /// `ErrorKind::PidFile`: something is there that no pid file can be, or it may not be looked at
-/// and the kernel's table of locks does not tell either. `ErrorKind::System`: `/proc` does not tell of us.
-pub fn look(path: &Path) -> Result<View> {
+/// and the kernel's table of locks does not tell either. `ErrorKind::System`: `/proc` does not tell of us, or
+/// `interrupt` ended a search through everybody.
+pub fn look(path: &Path, interrupt: &mut dyn Interrupt) -> Result<View> {
     // In a `/proc` of another pid namespace everybody has another number than the one that is recorded.
-    Stat::of_this()?;
+    if Path::new("/proc/self").exists() {
+        Stat::of_this()?;
+    }
     match OpenFile::open_existing(path) {
-        Ok(Some(file)) => look_at(&file),
-        Ok(None) => look_at_nothing(path),
+        Ok(Some(file)) => look_at(&file, interrupt),
+        Ok(None) => look_at_nothing(path, interrupt),
         Err(error) => look_from_outside(path).ok_or(error),
     }
 }
 
-fn look_at(file: &OpenFile) -> Result<View> {
-    let view = look_once(file)?;
+fn look_at(file: &OpenFile, interrupt: &mut dyn Interrupt) -> Result<View> {
+    let view = look_once(file, interrupt)?;
     match view.state.holder() {
         // `kill -9 PID; gateway status` asks what is true after the kill.
         Some(holder) if holder.is_dying() => {
             sleep([Watched::Readable(holder.pidfd())], Some(LAST_BREATH));
-            look_once(file)
+            look_once(file, interrupt)
         }
         _ => Ok(view),
     }
@@ -143,8 +146,8 @@ fn look_at(file: &OpenFile) -> Result<View> {
 
 /// Who starts or ends after the contents were read, and before it is seen that nobody has the lock, has
 /// written since.
-fn look_once(file: &OpenFile) -> Result<View> {
-    let mut view = look_now(file, file.read_settled()?)?;
+fn look_once(file: &OpenFile, interrupt: &mut dyn Interrupt) -> Result<View> {
+    let mut view = look_now(file, file.read_settled()?, interrupt)?;
     for looks in 1..=MOST_LOOKS {
         if view.state.holder().is_some() {
             break;
@@ -154,7 +157,7 @@ fn look_once(file: &OpenFile) -> Result<View> {
             break;
         }
         if looks < MOST_LOOKS {
-            view = look_now(file, contents)?;
+            view = look_now(file, contents, interrupt)?;
         } else if matches!(view.state, State::Crashed) {
             // One run follows the other, and this one did not end without a word.
             view.state = State::Free;
@@ -163,7 +166,7 @@ fn look_once(file: &OpenFile) -> Result<View> {
     Ok(view)
 }
 
-fn look_now(file: &OpenFile, contents: Contents) -> Result<View> {
+fn look_now(file: &OpenFile, contents: Contents, interrupt: &mut dyn Interrupt) -> Result<View> {
     let state = match identify_settled(file)? {
         // Taken only this instant, perhaps, or let go: then that can be seen now.
         Some(Sighting::Invisible(None)) => identify_settled(file)?,
@@ -171,7 +174,7 @@ fn look_now(file: &OpenFile, contents: Contents) -> Result<View> {
     };
     let state = match state {
         Some(who) => State::Locked(who),
-        None => unlocked(file, &contents)?,
+        None => unlocked(file, &contents, interrupt)?,
     };
     // Read before the holder was identified: a start in between has written since.
     let contents = state
@@ -223,10 +226,9 @@ fn is_leaving(pid: Pid, gone: &mut Option<Pid>) -> bool {
 
 /// Nobody has this file; perhaps somebody has an earlier one of its path. If nobody does, a pid on line 1 means
 /// a crash, unless the file is the copy of another one.
-fn unlocked(file: &OpenFile, contents: &Contents) -> Result<State> {
+fn unlocked(file: &OpenFile, contents: &Contents, interrupt: &mut dyn Interrupt) -> Result<State> {
     if !file.names_itself(contents)
-        && let Some(who) =
-            held::holder_of_earlier_file(file.path(), Some(file.id()), &mut Uninterrupted)?
+        && let Some(who) = held::holder_of_earlier_file(file.path(), Some(file.id()), interrupt)?
     {
         return Ok(elsewhere(who));
     }
@@ -269,16 +271,15 @@ fn unended(contents: &Contents) -> Option<&Record> {
 /// Somebody who holds a file that is not at the path.
 fn elsewhere(who: Sighting) -> State {
     match who {
-        Sighting::Proven(holder) | Sighting::Ending(holder) => State::Removed(holder),
-        Sighting::Foreign(locker) => State::Locked(Sighting::Starting(locker)),
+        Sighting::Proven(holder) => State::Removed(holder),
         who => State::Locked(who),
     }
 }
 
-fn look_at_nothing(path: &Path) -> Result<View> {
+fn look_at_nothing(path: &Path, interrupt: &mut dyn Interrupt) -> Result<View> {
     let path = canonical_name(path);
-    let state = held::holder_of_earlier_file(&path, None, &mut Uninterrupted)?
-        .map_or(State::Free, elsewhere);
+    let state =
+        held::holder_of_earlier_file(&path, None, interrupt)?.map_or(State::Free, elsewhere);
     Ok(View {
         path,
         state,
@@ -337,12 +338,13 @@ pub fn payload_size(holder: Pid) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait::Uninterrupted;
 
     #[test]
     fn looking_creates_nothing_and_a_missing_file_is_free() {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("no/gateway.pid");
-        let view = look(&path).unwrap();
+        let view = look(&path, &mut Uninterrupted).unwrap();
         assert_eq!(
             (view.state.name(), path.parent().unwrap().exists()),
             ("free", false)
@@ -355,7 +357,11 @@ mod tests {
         let path = room.path().join("gateway.pid");
         for (bytes, state) in [("", "free"), ("junk", "free"), ("1\n", "crashed")] {
             std::fs::write(&path, bytes).unwrap();
-            assert_eq!(look(&path).unwrap().state.name(), state, "{bytes:?}");
+            assert_eq!(
+                look(&path, &mut Uninterrupted).unwrap().state.name(),
+                state,
+                "{bytes:?}"
+            );
             assert_eq!(std::fs::read_to_string(&path).unwrap(), bytes);
         }
     }

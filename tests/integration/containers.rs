@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Output, Payload, Process, SOON, Scene, descendants, exists, in_pid_namespace, need, remember,
-    wait_until,
+    Output, Payload, Process, Record, SOON, Scene, descendants, exists, in_pid_namespace, need,
+    remember, until, wait_until,
 };
 
 /// What a newcomer could do about the holder, and give up soon.
@@ -107,4 +107,46 @@ fn the_first_process_of_our_own_container_is_not_replaced() {
     assert!(holder.is_running() && exists(first));
     assert_eq!(scene.footprint(), before);
     assert!(!scene.path("ran").exists());
+}
+
+/// A crash is what nobody goes on with: the run goes on in there, wherever its own file lies.
+#[test]
+fn a_copy_of_the_file_of_a_container_that_lives_is_no_crash() {
+    let scene = Scene::new();
+    let payload = scene.payload(Payload::Plain);
+    std::fs::create_dir(scene.path("space")).unwrap();
+    let script = format!(
+        "set -e\nmount -t tmpfs tmpfs space\ncd space\nmkdir low up work layers\n\
+         mount -t overlay -o lowerdir=low,upperdir=up,workdir=work overlay layers\n\
+         exec {} -f \"$PWD/layers/gateway.pid\" run -- {payload}\n",
+        scene.program().display()
+    );
+    let mut command = scene.command("sh");
+    command.args(["-c", &script]);
+    let outer = scene.spawn(in_pid_namespace(&scene, &command));
+    let inside = || {
+        let first = *descendants(outer.pid()).first()?;
+        let path = scene.path("space/layers/gateway.pid");
+        std::fs::read(format!("/proc/{first}/root{}", path.display())).ok()
+    };
+    let bytes = until("its record", SOON, || {
+        let bytes = inside()?;
+        Record::read(&bytes).filter(Record::has_payload)?;
+        Some(bytes)
+    });
+    wait_until("its command runs", SOON, || {
+        scene.started_payloads().len() == 1
+    });
+    let list = scene.finish_command(scene.bare(["list", "--json"]));
+    let first = first_process(&outer);
+    assert!(
+        list.stdout.contains(&format!("\"pid\":{first},")),
+        "{list:?}"
+    );
+    std::fs::write(scene.pid_file(), bytes).unwrap();
+    assert_eq!(scene.state(), "free");
+    scene.finish(["stop"]).assert_code(0);
+    scene.finish(["run", "--", "true"]).assert_code(0);
+    let alive = descendants(outer.pid());
+    assert_eq!(alive.len(), 2, "the gateway and its command");
 }

@@ -212,7 +212,13 @@ fn who_is_named_by_an_old_file_and_lives_is_told_and_left_alone() {
     assert_eq!(first, format!("crashed: {said}"));
     let stop = scene.finish(["stop"]);
     stop.assert_code(0).assert_one_line();
-    stop.assert_says(&format!("nothing to stop: {said}, /"));
+    let path = scene.pid_file();
+    stop.assert_says(&format!("nothing to stop: {}: {said}\n", path.display()));
+    assert_eq!(
+        scene.bytes(),
+        named.as_bytes(),
+        "its own script knows it by that"
+    );
     assert!(daemon.is_running());
     // A number that is somebody else's by now.
     let text = format!("{{\"pid\":{},\"start_time\":1}}\n", daemon.pid());

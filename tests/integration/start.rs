@@ -600,3 +600,26 @@ fn a_search_through_everybody_can_be_interrupted() {
     assert!(!scene.path("ran").exists());
     assert_eq!(scene.bytes(), b"", "nothing was written");
 }
+
+/// Nobody has it, so nobody is told to have it, however late it is.
+#[test]
+fn an_interrupted_search_is_an_interrupted_start_after_the_deadline_too() {
+    let limits = ["--timeout", "1"];
+    let wait = [&["run", "--wait"], &limits[..]].concat();
+    let replace = [&["run", "--replace", "--kill-after", "0.5"], &limits[..]].concat();
+    for words in [wait, replace] {
+        let scene = Scene::new();
+        let start = scene.gateway([&words[..], &["--", "touch", "ran"]].concat());
+        let mut slow = scene.spawn(injected(&scene, "getdents64:delay_enter=2000000", &start));
+        wait_until("it looks through everybody", SOON, || {
+            is_held_up_in(&slow, libc::SYS_getdents64)
+        });
+        let began = std::time::Instant::now();
+        wait_until("the deadline is over", SOON, || {
+            began.elapsed() > Duration::from_millis(1200)
+        });
+        signal(descendants(slow.pid())[0], Signal::TERM);
+        assert_eq!(slow.end(), End::of(Signal::TERM), "{}", slow.stderr());
+        assert_eq!(scene.bytes(), b"");
+    }
+}

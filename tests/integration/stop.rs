@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    End, Locker, Payload, SOON, Scene, Signal, Trace, exists, injected, need, remember, state,
-    wait_until,
+    End, Locker, Payload, SOON, Scene, Signal, Trace, descendants, exists, injected, is_held_up_in,
+    need, remember, signal, state, wait_until,
 };
 
 #[test]
@@ -317,4 +317,22 @@ fn the_locker_that_a_record_of_an_earlier_boot_names_is_asked_by_nobody() {
         output.assert_code(82);
         assert!(locker.0.is_running(), "{words:?}");
     }
+}
+
+#[test]
+fn a_stop_that_looks_through_everybody_can_be_interrupted() {
+    let scene = Scene::new();
+    let stop = scene.gateway(["stop"]);
+    let mut slow = scene.spawn(injected(&scene, "getdents64:delay_enter=300000", &stop));
+    wait_until("it looks through everybody", SOON, || {
+        is_held_up_in(&slow, libc::SYS_getdents64)
+    });
+    let began = std::time::Instant::now();
+    signal(descendants(slow.pid())[0], Signal::TERM);
+    assert_eq!(slow.end(), End::of(Signal::TERM), "{}", slow.stderr());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
 }

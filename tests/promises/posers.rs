@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::chown;
 
 use crate::harness::{
-    NOBODY, Process, SOON, Scene, as_nobody, exists, need, set_mode, signal, stat_field, wait_until,
+    End, NOBODY, Process, SOON, Scene, Signal, as_nobody, exists, injected_at, lockers, need,
+    set_mode, signal, stat_field, state, wait_until,
 };
 use crate::kit::{compiled, wait_until_gone};
 
@@ -175,6 +176,70 @@ fn a_file_of_somebodys_own_is_not_listed_as_one_of_roots() {
     assert_eq!(listed(&theirs.join("gateway.pid")), its_own);
 }
 
+/// Who cannot be looked at for a moment is not taken for a poser.
+#[test]
+fn a_shortage_makes_no_poser_of_the_holder_of_an_earlier_file() {
+    need("strace", "strace");
+    let scene = Scene::new();
+    fs::write(scene.pid_file(), "").unwrap();
+    set_mode(&scene.pid_file(), 0o644);
+    let mut holder = scene.hold();
+    holder.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(holder.pid()) == Some('T'));
+    fs::rename(scene.pid_file(), scene.path("away")).unwrap();
+    let status = format!("/proc/{}/status", holder.pid());
+    let start = scene.gateway(["run", "--", "touch", "ran"]);
+    let start = injected_at(&scene, &status, "openat:error=ENFILE", &start);
+    let output = scene.finish_command(start);
+    assert_ne!(output.end, End::Code(0), "{output:?}");
+    assert!(!scene.path("ran").exists());
+    holder.signal(Signal::CONT);
+    assert!(holder.is_running());
+}
+
+/// The directory of a user's instance below one of root's is removed; and what root has become, with the lock,
+/// is somebody else's process.
+#[test]
+fn who_holds_a_removed_file_is_listed_whoever_that_is() {
+    need("setpriv", "util-linux");
+    let scene = Scene::for_everybody();
+    let folder = scene.path("runtime");
+    fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+    let path = folder.join("gateway.pid");
+    let mut run = scene.bare(["-f"]);
+    run.arg(&path).args(["run", "--", "sleep", "infinity"]);
+    let users = scene.spawn(as_nobody(&scene, &run));
+    let to_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let words = ["run", "--exec", "--", "setpriv"];
+    let roots = scene.start([&words[..], &to_nobody, &["sleep", "infinity"]].concat());
+    let holds = |path: &std::path::Path, pid| lockers(path) == [pid] && is_of_nobody(pid);
+    wait_until("both hold", SOON, || {
+        holds(&path, users.pid()) && holds(&scene.pid_file(), roots.pid())
+    });
+    // Before it looks at its name again.
+    users.signal(Signal::STOP);
+    wait_until("it is stopped", SOON, || state(users.pid()) == Some('T'));
+    fs::remove_dir_all(&folder).unwrap();
+    fs::remove_file(scene.pid_file()).unwrap();
+    let list = scene.finish_command(scene.bare(["list", "--json"]));
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&list.stdout).unwrap();
+    for pid in [users.pid(), roots.pid()] {
+        let its = listed.iter().find(|entry| entry["holder"]["pid"] == pid);
+        assert_eq!(
+            its.map(|its| &its["state"]),
+            Some(&"removed".into()),
+            "{list:?}"
+        );
+    }
+    users.signal(Signal::CONT);
+}
+
+fn is_of_nobody(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.contains("Uid:\t65534\t65534\t65534\t65534")
+}
+
 /// The record of a gateway with this pid on this file, which says that it is the scene's pid file.
 fn forged(scene: &Scene, file: &std::path::Path, pid: u32, more: &str) -> String {
     use std::os::unix::fs::MetadataExt;
@@ -248,6 +313,6 @@ fn a_daemon_that_acts_as_a_user_for_a_moment_is_not_that_users_to_end() {
         output.assert_code(81).assert_says(&format!("pid {pid}"));
         assert!(server.is_running() && exists(pid), "{words:?}");
     }
-    signal(pid, crate::harness::Signal::KILL);
+    signal(pid, Signal::KILL);
     wait_until_gone(pid);
 }

@@ -171,14 +171,20 @@ fn a_budget_of_nothing_kills_at_once() {
 
 /// A bare number, as other programs leave it: the lock is free, so the number says nothing.
 #[test]
-fn a_number_without_a_lock_is_never_signalled_and_is_cleared() {
+fn a_number_without_a_lock_is_never_signalled_and_is_cleared_when_it_is_nobodys() {
     let scene = Scene::new();
     let mut stranger = scene.command("sleep");
     stranger.arg("infinity");
     let mut stranger = scene.spawn(stranger);
-    fs::write(scene.pid_file(), format!("{}\n", stranger.pid())).unwrap();
+    let named = format!("{}\n", stranger.pid());
+    fs::write(scene.pid_file(), &named).unwrap();
     scene.finish(["stop"]).assert_code(0);
     assert!(stranger.is_running());
+    // Its own script may find it by that alone.
+    assert_eq!(scene.bytes(), named.as_bytes());
+    stranger.signal(Signal::KILL);
+    stranger.end();
+    scene.finish(["stop"]).assert_code(0);
     assert_eq!(scene.bytes(), b"\n");
     assert_eq!(scene.state(), "free");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use gateway_lock::course::Why;
 use gateway_lock::holder::{Holder, Locker, Sighting, numbers_mean_the_same};
 use gateway_lock::place::Choice;
-use gateway_lock::process::{Pid, Stat};
+use gateway_lock::process::Pid;
 use gateway_lock::record::{Asker, Contents, End, Manager, Reason, Record};
 use gateway_lock::request::Former;
 use gateway_lock::survivors::Survivor;
@@ -254,9 +254,7 @@ pub fn named_by_others(view: &View) -> Option<String> {
         return None;
     };
     let pid = hint.pid;
-    let stat = Stat::of(pid).filter(|stat| !stat.is_dead())?;
-    let is_it = hint.start_time.is_none_or(|named| named == stat.start_time);
-    is_it.then(|| {
+    hint.lives().then(|| {
         format!(
             "the file names {}, which runs and has no lock: it is not ours to end; if it is an instance started without gateway, end it first: kill {pid}",
             process(pid, &gateway_lock::process::argv(pid))
@@ -318,10 +316,12 @@ pub fn will_stop(former: &Former, subject: &Subject, mode: Mode) -> String {
     text.to_owned() + &end.unwrap_or_default()
 }
 
-/// Whether somebody sees to it that it ends: its gateway does, within a stop budget that has an end.
+/// Whether somebody sees to it that it ends: a gateway does, of its command, within a stop budget that has an
+/// end. What is recorded of others is their own affair.
 fn has_an_end(former: &Former) -> bool {
     let limit = |record: &Record| record.stop_timeout.and_then(Limit::finite);
-    let record = former.record.as_ref().filter(|record| !record.exec);
+    let supervises = |record: &&Record| !record.exec && record.payload.is_some();
+    let record = former.record.as_ref().filter(supervises);
     former.killed || record.and_then(limit).is_some()
 }
 

@@ -14,6 +14,7 @@ use gateway_lock::survivors::{self, Survivor};
 use gateway_lock::text::{Text, printable};
 use gateway_lock::time::{Limit, Timestamp};
 use gateway_lock::view::{self, State, View};
+use gateway_lock::wait::Uninterrupted;
 use serde::Serialize;
 
 use crate::cli::Show;
@@ -26,7 +27,7 @@ pub fn status(context: &Context, show: &Show) -> Verdict {
         Ok(subject) => subject,
         Err(error) => return cannot_tell(context, show, None, &error),
     };
-    let view = match view::look(&subject.path) {
+    let view = match view::look(&subject.path, &mut Uninterrupted) {
         Ok(view) => view,
         Err(error) => return cannot_tell(context, show, Some(&subject), &error),
     };

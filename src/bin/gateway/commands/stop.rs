@@ -44,15 +44,13 @@ pub fn stop(context: &Context, patience: &StopPatience) -> Result<Verdict> {
 }
 
 fn nothing(context: &Context, view: &View) -> Verdict {
-    let why = match view.state {
-        State::Crashed => words::named_by_others(view)
-            .unwrap_or_else(|| "the last run crashed and left nothing".to_owned()),
-        _ => "nobody holds the lock".to_owned(),
-    };
     let path = words::path(&view.path);
-    context
-        .voice
-        .expected(&format!("nothing to stop: {why}, {path}"));
+    let why = match (&view.state, words::named_by_others(view)) {
+        (State::Crashed, Some(other)) => format!("{path}: {other}"),
+        (State::Crashed, None) => format!("the last run crashed and left nothing, {path}"),
+        _ => format!("nobody holds the lock, {path}"),
+    };
+    context.voice.expected(&format!("nothing to stop: {why}"));
     if let Some(others) = context.others() {
         context.voice.expected(&others);
     }
@@ -86,7 +84,7 @@ fn gone(context: &Context, gone: &Gone, subject: &Subject) -> Verdict {
     if let Some(successor) = &gone.successor {
         context.voice.expected(&format!(
             "stopped {who}; {} has taken over, {path}; to stop that, too: {}",
-            words::subject(&name(successor)),
+            words::subject(&words::sighting(successor)),
             subject.typed("stop")
         ));
     }
@@ -94,14 +92,6 @@ fn gone(context: &Context, gone: &Gone, subject: &Subject) -> Verdict {
         revival(context, record);
     }
     Verdict::SUCCESS
-}
-
-fn name(successor: &State) -> String {
-    match successor {
-        State::Removed(holder) => words::holder(holder),
-        State::Locked(who) => words::sighting(who),
-        _ => "somebody else".to_owned(),
-    }
 }
 
 /// A service manager may bring it back.
