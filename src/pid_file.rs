@@ -155,7 +155,7 @@ impl PidFile {
     /// three seconds where that is so again and again.
     ///
     /// # Errors
-    /// The file may not be looked at, or is no pid file; `/proc` is missing.
+    /// The file may not be looked at, or is no pid file; `/proc` is missing where that is needed.
     ///
     /// # What is not promised
     /// That the answer is still true when it is read. To find out whether a lock can be had, take it.
@@ -380,13 +380,18 @@ impl Lock {
     /// ```no_run
     /// # use gateway_lock::{Lock, Standing};
     /// use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    /// use rustix::io::Errno;
     ///
     /// # fn stop() {}
     /// # fn keep(mut lock: Lock) -> Result<(), Box<dyn std::error::Error>> {
     /// let mut watch = lock.watch()?;
     /// loop {
     ///     let ten_seconds = Timespec { tv_sec: 10, tv_nsec: 0 };
-    ///     poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&ten_seconds))?;
+    ///     match poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&ten_seconds)) {
+    ///         // A signal was handled: the lock is looked at, and the loop goes on.
+    ///         Ok(_) | Err(Errno::INTR) => {}
+    ///         Err(errno) => return Err(errno.into()),
+    ///     }
     ///     watch.clear();
     ///     match lock.check()? {
     ///         Standing::PutBack => watch = lock.watch()?,
