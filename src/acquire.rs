@@ -548,11 +548,9 @@ impl<'a, 't> Seeker<'a, 't> {
     /// names a process that lives although the lock is free.
     fn earlier_holder(&mut self, locked: &Locked, last: &Contents) -> Result<Option<Sighting>> {
         let named = locked.names_itself(last) && !locked.was_moved()?;
-        let lives = || {
-            last.record()
-                .is_some_and(|record| record.end.is_none() && holder::lives(record))
-        };
-        if named && (self.saw_the_end_of(last) || !lives()) {
+        let unended = || last.record().filter(|record| record.end.is_none());
+        let lives = || unended().map_or(Ok(false), holder::lives);
+        if named && (self.saw_the_end_of(last) || !lives()?) {
             return Ok(None);
         }
         held::holder_of_earlier_file(locked.path(), Some(locked.id()), self.interrupt)

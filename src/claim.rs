@@ -216,7 +216,7 @@ impl Claim {
         if let Err(error) = locked.write(&record.encode()) {
             // A disk that got full in the middle: room for what was there is there.
             if let Err(also) = locked.write(before) {
-                log::warn!("what was there before cannot be put back: {also}");
+                log::warn!("what was there before cannot be put back: {also:#}");
             }
             return Err(error);
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::descriptors::{LockedFile, ensure_descriptors, locked_files};
+use crate::descriptors::{LockedFile, locked_files};
 use crate::file_id::{Features, FileId};
 use crate::holder::{self, Holder, Locker, Sighting, is_gateway};
 use crate::kernel_locks::{parse_locks, table_of_locks};
@@ -253,23 +253,14 @@ impl Found {
 /// That cannot be told just now.
 pub fn still_runs(record: &Record) -> Result<bool> {
     if holder::numbers_mean_the_same(record) {
-        return Ok(holder::lives(record));
+        return holder::lives(record);
     }
-    let cannot = |error| {
-        Error::system("cannot look through /proc for the gateway that wrote a record")
-            .because(error)
-    };
-    // Who cannot be looked at for want of descriptors is not gone.
-    ensure_descriptors(SIGHT).map_err(cannot)?;
     let table = table_of_locks()?;
     let takers = parse_locks(&table).map(|line| line.pid).collect();
     for pid in others_among(takers) {
-        if holder::wrote(pid, record).map_err(cannot)? {
+        if holder::is_writer(pid, record)? {
             return Ok(true);
         }
     }
     Ok(false)
 }
-
-/// More than a look at one process has open at a time.
-const SIGHT: usize = 4;

@@ -431,32 +431,56 @@ fn prove(
             way: way(pid, file, evidence)?,
         })
     };
-    Ok(identity(pid, named).and_then(holder))
+    let identity = identity(pid, named).map_err(|error| cannot_look_at(pid, error))?;
+    Ok(identity.and_then(holder))
 }
 
 /// The start time, if this is the process that is named.
-fn identity(pid: Pid, named: Named<'_>) -> Option<u64> {
-    let start_time = Stat::of(pid)?.start_time;
+fn identity(pid: Pid, named: Named<'_>) -> io::Result<Option<u64>> {
+    let Some(Stat { start_time, .. }) = Stat::look(pid)? else {
+        return Ok(None);
+    };
     let same = match named {
-        Named::Record(record) => record.start_time == start_time && has_its_number(pid, record),
+        Named::Record(record) => record.start_time == start_time && has_its_number(pid, record)?,
         Named::Hint(named) => named.is_none_or(|named| named == start_time),
     };
-    same.then_some(start_time)
+    Ok(same.then_some(start_time))
 }
 
 /// Whether the record's number is this process's: here, or in the namespace where it was written.
-fn has_its_number(pid: Pid, record: &Record) -> bool {
+fn has_its_number(pid: Pid, record: &Record) -> io::Result<bool> {
     if numbers_mean_the_same(record) {
-        return record.pid == pid;
+        return Ok(record.pid == pid);
     }
-    process::pid_namespace(pid) == Some(record.pid_namespace)
-        && process::innermost_pid(pid) == Some(record.pid)
+    Ok(process::pid_namespace(pid)? == Some(record.pid_namespace)
+        && process::innermost_pid(pid)? == Some(record.pid))
 }
 
-/// Whether a process is the gateway that wrote the record.
-pub(crate) fn wrote(pid: Pid, record: &Record) -> io::Result<bool> {
-    let same = |stat: Stat| stat.start_time == record.start_time && has_its_number(pid, record);
-    Ok(Stat::look(pid)?.is_some_and(same))
+/// Whether the process with this number here is the one that wrote the record, and lives. One that is on its
+/// way out has let go of what it held, or is about to.
+///
+/// # Errors
+/// It could not be looked at just now: that does not mean that it is gone.
+pub(crate) fn is_writer(pid: Pid, record: &Record) -> Result<bool> {
+    let goes_on = |stat: Stat| {
+        let same = stat.start_time == record.start_time && has_its_number(pid, record)?;
+        Ok(same && !stat.is_dead() && !stat.is_leaving())
+    };
+    let stat = Stat::look(pid);
+    let goes_on = stat.and_then(|stat| stat.map_or(Ok(false), goes_on));
+    goes_on.map_err(|error| cannot_look_at(pid, error))
+}
+
+/// Whether the process that the record names in our own pid namespace lives.
+///
+/// # Errors
+/// As [`is_writer`].
+pub(crate) fn lives(record: &Record) -> Result<bool> {
+    is_writer(record.pid, record)
+}
+
+fn cannot_look_at(pid: Pid, error: io::Error) -> Error {
+    Error::system(format!("cannot look at pid {pid}")).because(error)
 }
 
 /// The process as the holder of a file that it has locked itself, if the record names both.
@@ -605,13 +629,6 @@ pub(crate) fn named_taker(
             device: device.to_owned(),
         },
     })
-}
-
-/// Whether the process that the record names lives. One that is on its way out has let go of what
-/// it held, or is about to.
-#[must_use]
-pub fn lives(record: &Record) -> bool {
-    Stat::of_same(record.identity()).is_some_and(|stat| !stat.is_dead() && !stat.is_leaving())
 }
 
 /// The descriptor through which this process itself has the lock on the file at this path: a script

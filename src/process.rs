@@ -474,10 +474,14 @@ pub fn executable(pid: Pid) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(link)))
 }
 
-/// The inode of its pid namespace: numbers mean the same in the same namespace only.
-#[must_use]
-pub fn pid_namespace(pid: Pid) -> Option<u64> {
-    parse_namespace(&std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?)
+/// The inode of its pid namespace: numbers mean the same in the same namespace only. `None`: it is gone, or
+/// not for us to look at.
+///
+/// # Errors
+/// It could not be looked at just now: that says nothing.
+pub fn pid_namespace(pid: Pid) -> io::Result<Option<u64>> {
+    let link = unless_absent(std::fs::read_link(format!("/proc/{pid}/ns/pid")))?;
+    Ok(link.and_then(|link| parse_namespace(&link)))
 }
 
 /// The inode of the pid namespace that the machine was booted in, of which all others are a part
@@ -498,12 +502,17 @@ fn parse_namespace(link: &std::path::Path) -> Option<u64> {
         .ok()
 }
 
-/// The number a process has in its own pid namespace: the last of `NSpid:` in its status.
-#[must_use]
-pub fn innermost_pid(pid: Pid) -> Option<Pid> {
-    let status = read_bounded(&format!("/proc/{pid}/status"), 64 * 1024).ok()?;
-    let numbers = field(&status, "NSpid")?;
-    Pid::new(numbers.split_ascii_whitespace().next_back()?.parse().ok()?)
+/// The number a process has in its own pid namespace: the last of `NSpid:` in its status. `None`: it is gone.
+///
+/// # Errors
+/// It could not be looked at just now: that says nothing.
+pub fn innermost_pid(pid: Pid) -> io::Result<Option<Pid>> {
+    let status = unless_absent(read_bounded(&format!("/proc/{pid}/status"), 64 * 1024))?;
+    let last = |status: Vec<u8>| {
+        let numbers = field(&status, "NSpid")?;
+        Pid::new(numbers.split_ascii_whitespace().next_back()?.parse().ok()?)
+    };
+    Ok(status.and_then(last))
 }
 
 /// Whether SIGKILL has been sent to it and not been acted on yet: `SigPnd:` and `ShdPnd:` of its

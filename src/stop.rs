@@ -9,7 +9,7 @@ use crate::bystanders::Bystanders;
 use crate::file_id::FileId;
 use crate::holder::{Holder, Sighting};
 use crate::lock::{OpenFile, Try};
-use crate::process::Pid;
+use crate::process::{Pid, Stat};
 use crate::progress::{Progress, Told};
 use crate::record::{self, Asker, Contents, End, Reason, Record};
 use crate::request::{Former, Requests, Sent, standing};
@@ -70,6 +70,8 @@ pub fn stop(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Stopped> {
     let began = Instant::now();
+    // Where there is no `/proc`, or one that shows others under our numbers, nobody can be found.
+    Stat::of_this()?;
     let mut stopper = Stopper {
         path,
         interrupt,

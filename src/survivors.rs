@@ -358,7 +358,7 @@ impl<'a> Run<'a> {
         };
         environ.get(PID_FILE) == Some(path.as_os_str().as_bytes())
             && process::pid_namespace(stat.pid)
-                .is_some_and(|theirs| process::own_pid_namespace() == Some(theirs))
+                .is_ok_and(|theirs| theirs.is_some() && theirs == process::own_pid_namespace())
             && sees_our_directory(stat.pid, path)
             && gateway_of(environ).is_some_and(|pid| is_gone(pid, stat))
     }

@@ -231,7 +231,7 @@ impl<'a> Sweep<'a> {
             Err(error) => {
                 self.blind = true;
                 if self.began.elapsed() >= UNNAMED && !std::mem::replace(&mut self.warned, true) {
-                    log::warn!("{}; trying again", cannot_look(error));
+                    log::warn!("{:#}; trying again", cannot_look(error));
                 }
                 return Ok(false);
             }

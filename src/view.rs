@@ -122,7 +122,8 @@ pub(crate) fn is_elsewhere(holder: &Holder, path: &Path) -> bool {
 /// `interrupt` ended a search through everybody.
 pub fn look(path: &Path, interrupt: &mut dyn Interrupt) -> Result<View> {
     // In a `/proc` of another pid namespace everybody has another number than the one that is recorded.
-    if Path::new("/proc/self").exists() {
+    // (The link is there in each, but leads nowhere where we have no number.)
+    if Path::new("/proc/self").is_symlink() {
         Stat::of_this()?;
     }
     match OpenFile::open_existing(path) {
@@ -320,7 +321,7 @@ pub fn payload(holder: &Holder) -> Option<Payload> {
     let mut payload = record.payload.clone()?;
     if !holder::numbers_mean_the_same(record) {
         let is_it = |pid: &Pid| {
-            process::innermost_pid(*pid) == Some(payload.pid)
+            process::innermost_pid(*pid).is_ok_and(|inside| inside == Some(payload.pid))
                 && Stat::of(*pid).is_some_and(|stat| stat.start_time == payload.start_time)
         };
         let mut descendants = process::listed_descendants(holder.pid()).into_iter();

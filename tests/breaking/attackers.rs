@@ -211,6 +211,10 @@ fn without_proc_nothing_runs_and_the_holder_is_let_be() {
         let mut fresh = scene.bare(["-f"]);
         fresh.arg(&elsewhere).args(["run", "--", "echo", "ran"]);
         assert_refused(&scene.finish_command(fresh), 70, "/proc");
+        // The holder of a removed file is looked for there, too.
+        let mut stop = scene.bare(["-f"]);
+        stop.arg(&elsewhere).arg("stop");
+        assert_refused(&scene.finish_command(stop), 70, "/proc");
         shell(&scene, "umount /proc");
         assert!(holder.is_running());
         assert_eq!(scene.bytes(), bytes);

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Output, Payload, Process, Record, SOON, Scene, descendants, exists, in_pid_namespace, need,
-    remember, until, wait_until,
+    Output, Payload, Process, Record, SOON, Scene, descendants, exists, in_pid_namespace,
+    injected_at, need, remember, until, wait_until,
 };
 
 /// What a newcomer could do about the holder, and give up soon.
@@ -145,8 +145,38 @@ fn a_copy_of_the_file_of_a_container_that_lives_is_no_crash() {
     );
     std::fs::write(scene.pid_file(), bytes).unwrap();
     assert_eq!(scene.state(), "free");
+    // Nor where it cannot be looked at.
+    let status = format!("/proc/{first}/status");
+    let blind = injected_at(
+        &scene,
+        &status,
+        "openat:error=ENFILE:when=1+",
+        &scene.gateway(["stop"]),
+    );
+    scene.finish_command(blind).assert_code(70);
     scene.finish(["stop"]).assert_code(0);
     scene.finish(["run", "--", "true"]).assert_code(0);
     let alive = descendants(outer.pid());
     assert_eq!(alive.len(), 2, "the gateway and its command");
+}
+
+/// A `/proc` in which we have no number at all: its /proc/self leads nowhere.
+#[test]
+fn in_the_proc_of_a_container_from_outside_nobody_is_told_of() {
+    need("nsenter", "util-linux");
+    let scene = Scene::new();
+    let mut holder = container(&scene);
+    let target = first_process(&holder).to_string();
+    let enter = |words: &[&str]| {
+        let options = ["--mount", "--target", &target];
+        scene.finish_command(scene.behind("nsenter", &options, &scene.gateway(words)))
+    };
+    for file in [true, false] {
+        if !file {
+            std::fs::remove_file(scene.pid_file()).unwrap();
+        }
+        enter(&["status"]).assert_code(4).assert_says("/proc");
+        enter(&["stop"]).assert_code(70).assert_says("/proc");
+    }
+    assert!(holder.is_running());
 }

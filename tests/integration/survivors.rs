@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{
-    Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, injected, remember,
-    set_mode, signal, state, variable, wait_until,
+    Canary, End, NOBODY, Payload, SOON, Scene, Signal, as_nobody, exists, injected, injected_at,
+    remember, set_mode, signal, state, variable, wait_until,
 };
 use crate::people::record_with;
 
@@ -96,6 +96,25 @@ fn is_large(pid: u32) -> bool {
         line.split_whitespace().nth(1)?.parse().ok()
     };
     kilobytes().is_some_and(|kilobytes| kilobytes > 550_000)
+}
+
+/// That it cannot be looked at just now does not make a crash of a run that goes on, with another file.
+#[test]
+fn a_shortage_makes_no_crash_of_a_living_run() {
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let payload = scene.record().payload_pid();
+    let copy = scene.path("copy.pid");
+    fs::copy(scene.pid_file(), &copy).unwrap();
+    let stat = format!("/proc/{}/stat", holder.pid());
+    for words in [&["stop"][..], &["run", "--", "touch", "ran"]] {
+        let mut command = scene.bare(["-f"]);
+        command.arg(&copy).args(words);
+        let blind = injected_at(&scene, &stat, "openat:error=ENFILE:when=1+", &command);
+        scene.finish_command(blind).assert_code(70);
+        assert!(exists(payload) && holder.is_running(), "{words:?}");
+    }
+    assert!(!scene.path("ran").exists());
 }
 
 #[test]
