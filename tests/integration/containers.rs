@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Output, Payload, Process, Record, SOON, Scene, descendants, exists, in_pid_namespace,
-    injected_at, need, remember, until, wait_until,
+    Output, Payload, Process, Record, SOON, Scene, Signal, descendants, exists, in_pid_namespace,
+    injected_at, need, remember, signal, state, until, wait_until,
 };
 
 /// What a newcomer could do about the holder, and give up soon.
@@ -166,7 +166,11 @@ fn in_the_proc_of_a_container_from_outside_nobody_is_told_of() {
     need("nsenter", "util-linux");
     let scene = Scene::new();
     let mut holder = container(&scene);
-    let target = first_process(&holder).to_string();
+    let first = first_process(&holder);
+    let target = first.to_string();
+    // So that it does not put its claim back.
+    signal(first, Signal::STOP);
+    wait_until("it is stopped", SOON, || state(first) == Some('T'));
     let enter = |words: &[&str]| {
         let options = ["--mount", "--target", &target];
         scene.finish_command(scene.behind("nsenter", &options, &scene.gateway(words)))
