@@ -480,7 +480,7 @@ pub(crate) fn lives(record: &Record) -> Result<bool> {
 }
 
 fn cannot_look_at(pid: Pid, error: io::Error) -> Error {
-    Error::system(format!("cannot look at pid {pid}")).because(error)
+    Error::system(format!("cannot look at pid {pid} in /proc")).because(error)
 }
 
 /// The process as the holder of a file that it has locked itself, if the record names both.
