@@ -1,6 +1,6 @@
 //! The interface, declared once: help, completions and the manual's options come from here.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -282,7 +282,7 @@ fn signal(text: &str) -> Result<Signal, String> {
 pub fn parse() -> Result<Cli, clap::Error> {
     let cli = all_given(Cli::try_parse()?);
     check(&cli)?;
-    check_end(&cli, std::env::args_os().next_back().as_deref())?;
+    check_end(&cli)?;
     Ok(cli)
 }
 
@@ -325,9 +325,15 @@ fn check(cli: &Cli) -> Result<(), clap::Error> {
 }
 
 /// A shell's `-- $CMD` with nothing in it would hold the lock for ever. (An option takes no `--` for its value.)
-fn check_end(cli: &Cli, last: Option<&OsStr>) -> Result<(), clap::Error> {
+fn check_end(cli: &Cli) -> Result<(), clap::Error> {
+    // The words are copied to be looked at: not where there is a command, as at most starts.
+    let ends_with_dashes = || {
+        std::env::args_os()
+            .next_back()
+            .is_some_and(|last| last == "--")
+    };
     match &cli.command {
-        Command::Run(run) if run.command.is_empty() && last == Some(OsStr::new("--")) => {
+        Command::Run(run) if run.command.is_empty() && ends_with_dashes() => {
             wrong("there is no COMMAND after --; to hold the lock without one, leave out the --")
         }
         _ => Ok(()),
