@@ -93,6 +93,8 @@ pub struct Ended {
     pub exit: Option<Exit>,
     /// Why.
     pub cause: Cause,
+    /// Whether another gateway has asked for that, to take over.
+    pub replaced: bool,
     /// How many processes the command left, which were ended.
     pub left: usize,
     /// How long it ran: until its first process ended.
@@ -504,6 +506,7 @@ impl Supervision<'_> {
         Ended {
             exit,
             cause,
+            replaced,
             left,
             ran: first.map_or(ran, |(_, ran)| ran),
         }

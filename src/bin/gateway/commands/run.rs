@@ -180,11 +180,10 @@ impl Session<'_> {
                 budget: command.map(|_| self.run.stop_timeout),
             },
             manager: &mut self.manager,
-            taken_over: false,
         };
         let ended = supervise::supervise(acquired.claim, command, signals, &rules, &mut told)?;
         // Whoever holds now may be that very unit.
-        let nobody_follows = !told.taken_over && ended.cause != Cause::Lost;
+        let nobody_follows = !ended.replaced && ended.cause != Cause::Lost;
         let verdict = self.over(&ended, command);
         if nobody_follows {
             self.tell_units(&replaced, &own, "this run had taken over from");
@@ -364,13 +363,10 @@ impl Interrupt for Patrol<'_, '_> {
 struct Told<'a> {
     chronicle: Chronicle<'a>,
     manager: &'a mut ServiceManager,
-    /// Another gateway has asked for the end.
-    taken_over: bool,
 }
 
 impl Attendant for Told<'_> {
     fn tell(&mut self, happening: Happening<'_>) {
-        self.taken_over |= matches!(happening, Happening::Stopping { replaced: true, .. });
         self.manager.happening(&happening, self.chronicle.budget);
         self.chronicle.tell(&happening);
     }
@@ -392,6 +388,7 @@ mod tests {
         Ended {
             exit,
             cause,
+            replaced: false,
             left: 0,
             ran: Duration::ZERO,
         }
