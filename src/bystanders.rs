@@ -76,10 +76,7 @@ impl Bystanders {
     /// children have another parent, and nobody is noted.
     pub fn note(&mut self, holder: Pid, record: &Record, lives: &dyn Fn() -> bool) {
         let newest = opened(&mut self.table).ok().and_then(ProcessTable::newest);
-        let holder = Identity {
-            pid: holder,
-            start_time: record.start_time,
-        };
+        let holder = holder.started(record.start_time);
         let last = self.note.as_ref().filter(|note| note.holder == holder);
         if let Some(note) = last
             && (!note.is_old() || !note.young && note.newest == newest)

@@ -143,10 +143,7 @@ impl Holder {
     /// Who it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        Identity {
-            pid: self.pid(),
-            start_time: self.start_time,
-        }
+        self.pid().started(self.start_time)
     }
 
     /// How long its payload gets at an ordered stop, if it recorded that.

@@ -49,6 +49,15 @@ impl Pid {
         self.0
     }
 
+    /// The process that had this number and started then.
+    #[must_use]
+    pub(crate) fn started(self, start_time: u64) -> Identity {
+        Identity {
+            pid: self,
+            start_time,
+        }
+    }
+
     pub(crate) fn raw(self) -> rustix::process::Pid {
         rustix::process::Pid::from_raw(self.0).expect("a Pid is positive")
     }
@@ -221,10 +230,7 @@ impl Stat {
     /// Who it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        Identity {
-            pid: self.pid,
-            start_time: self.start_time,
-        }
+        self.pid.started(self.start_time)
     }
 
     /// Reads the line of one process; `None` where there is none, or not for us to read.

@@ -76,10 +76,7 @@ impl Payload {
     /// Who its first process is, by the numbers of the holder's pid namespace.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        Identity {
-            pid: self.pid,
-            start_time: self.start_time,
-        }
+        self.pid.started(self.start_time)
     }
 }
 
@@ -187,10 +184,7 @@ impl Record {
     /// Who wrote it, by the numbers of its pid namespace.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        Identity {
-            pid: self.pid,
-            start_time: self.start_time,
-        }
+        self.pid.started(self.start_time)
     }
 
     /// Whether both were written by the same gateway for the same run.

@@ -102,11 +102,8 @@ impl Survivor {
     }
 
     /// Who it is.
-    pub(crate) fn who(&self) -> Identity {
-        Identity {
-            pid: self.pid(),
-            start_time: self.start_time,
-        }
+    pub(crate) fn identity(&self) -> Identity {
+        self.pid().started(self.start_time)
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -125,7 +122,7 @@ impl Survivor {
 
     /// Whether it was sent: it may be gone, or not be ours to signal.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        let same = Stat::of_same(self.who()).is_some();
+        let same = Stat::of_same(self.identity()).is_some();
         self.tie.is_sure() && same && self.pinned.signal(signal).is_ok()
     }
 }

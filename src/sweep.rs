@@ -248,7 +248,10 @@ impl<'a> Sweep<'a> {
         let sure = |survivor: &Survivor| survivor.tie() != Tie::Unsure;
         let missed = std::mem::take(&mut self.left).into_iter();
         let missed = missed.filter(|known| {
-            sure(known) && !found.iter().any(|survivor| survivor.who() == known.who())
+            sure(known)
+                && !found
+                    .iter()
+                    .any(|survivor| survivor.identity() == known.identity())
         });
         let missed: Vec<Survivor> = missed.collect();
         self.left = found;
@@ -346,10 +349,10 @@ impl Unsure {
     fn keep(&mut self, left: &mut Vec<Survivor>) {
         let closed = self.closed;
         left.retain(|survivor| {
-            survivor.tie() != Tie::Unsure || !closed || self.known.contains(&survivor.who())
+            survivor.tie() != Tie::Unsure || !closed || self.known.contains(&survivor.identity())
         });
         let unsure = left.iter().filter(|survivor| survivor.tie() == Tie::Unsure);
-        self.known = unsure.map(Survivor::who).collect();
+        self.known = unsure.map(Survivor::identity).collect();
         self.closed = left.iter().all(|survivor| survivor.tie() == Tie::Unsure);
     }
 }
