@@ -236,7 +236,7 @@ impl<'t> Census<'t> {
 
     /// What is seen of the file by itself: it may be another one by now, or no pid file.
     fn look(&self, path: &Path) -> Result<Option<View>> {
-        let view = match view::look(path, &mut Uninterrupted) {
+        let view = match view::look_again(path, &mut Uninterrupted) {
             Err(error) if error.kind() == ErrorKind::System => return Err(error),
             look => look.ok(),
         };

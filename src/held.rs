@@ -237,11 +237,10 @@ impl Found {
     /// Whether its file can have been at this path: anybody can lock a file of their own and write any path
     /// into it. Where the directory is gone, too, what is left of the way to it tells.
     pub(crate) fn can_have_been_at(&self, path: &Path) -> bool {
-        let mut directories = path.ancestors().skip(1);
-        let name = Name {
-            directory: directories.find_map(|directory| Features::at(directory).ok()),
-            ..Name::of(path)
-        };
+        let mut name = Name::of(path);
+        let mut above = path.ancestors().skip(2);
+        let left = || above.find_map(|directory| Features::at(directory).ok());
+        name.directory = name.directory.or_else(left);
         name.may_have_had(&self.file).unwrap_or(false)
     }
 }

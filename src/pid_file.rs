@@ -18,7 +18,7 @@ use crate::record::{End, Reason};
 use crate::takeover::{Mode, Rules};
 use crate::text::printable;
 use crate::time::Limit;
-use crate::view::{self, State};
+use crate::view;
 use crate::wait::{Interrupt, Uninterrupted};
 use crate::{Error, Result};
 
@@ -161,11 +161,8 @@ impl PidFile {
     /// That the answer is still true when it is read. To find out whether a lock can be had, take it.
     pub fn holder(&self) -> Result<Option<HolderInfo>> {
         let path = absolute(&self.path)?;
-        Ok(match view::look(&path, &mut Uninterrupted)?.state {
-            State::Locked(who) => Some(HolderInfo::of(&who, &path)),
-            State::Removed(holder) => Some(HolderInfo::of_holder(&holder, &path)),
-            State::Free | State::Crashed => None,
-        })
+        let who = view::look(&path, &mut Uninterrupted)?.state.into_sighting();
+        Ok(who.map(|who| HolderInfo::of(&who, &path)))
     }
 
     /// Takes the lock if it is free, and writes the record.

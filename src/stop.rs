@@ -129,7 +129,7 @@ impl Target {
 impl Stopper<'_, '_> {
     fn run(&mut self) -> Result<Stopped> {
         loop {
-            let view = match view::look(self.path, self.interrupt) {
+            let view = match view::look_again(self.path, self.interrupt) {
                 Err(error) if error.is_interruption() && self.interrupt.interrupted() => {
                     return Ok(Stopped::Interrupted(self.asked.take()));
                 }
@@ -383,11 +383,10 @@ fn own_argv() -> Vec<Text> {
 }
 
 fn successor(path: &Path, stopped: Pid) -> Option<Sighting> {
-    let who = match view::look(path, &mut Uninterrupted).ok()?.state {
-        State::Free | State::Crashed => return None,
-        State::Removed(holder) => Sighting::Proven(holder),
-        State::Locked(who) => who,
-    };
+    let who = view::look_again(path, &mut Uninterrupted)
+        .ok()?
+        .state
+        .into_sighting()?;
     let is_it = who.holder().is_some_and(|holder| holder.pid() == stopped);
     (!is_it).then_some(who)
 }

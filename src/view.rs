@@ -37,6 +37,16 @@ pub enum State {
 }
 
 impl State {
+    /// Who has the lock, wherever the file lies. `None`: nobody.
+    #[must_use]
+    pub fn into_sighting(self) -> Option<Sighting> {
+        match self {
+            Self::Locked(who) => Some(who),
+            Self::Removed(holder) => Some(Sighting::Proven(holder)),
+            Self::Free | Self::Crashed => None,
+        }
+    }
+
     /// The state's name, the same in every output.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -126,6 +136,11 @@ pub fn look(path: &Path, interrupt: &mut dyn Interrupt) -> Result<View> {
     if Path::new("/proc/self").is_symlink() {
         Stat::of_this()?;
     }
+    look_again(path, interrupt)
+}
+
+/// The same for who has made sure of `/proc` ([`Stat::of_this`]), and looks more than once.
+pub(crate) fn look_again(path: &Path, interrupt: &mut dyn Interrupt) -> Result<View> {
     match OpenFile::open_existing(path) {
         Ok(Some(file)) => look_at(&file, interrupt),
         Ok(None) => look_at_nothing(path, interrupt),
