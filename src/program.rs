@@ -9,6 +9,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 
 use crate::elf;
+use crate::procfs::beginning_of;
 use crate::text::{command_line, printable, quoted};
 use crate::{Error, ErrorKind, Result};
 
@@ -198,10 +199,8 @@ fn how_to_execute(program: &Path) -> String {
 /// What a script is read by, to be typed: as its first line has it, or the shell that one without such a
 /// line is given to. `None`: it is no script, or nobody can tell.
 fn interpreter_of(program: &Path) -> Option<String> {
-    use std::io::Read;
-    let mut head = Vec::new();
     let file = std::fs::File::open(program).ok()?;
-    file.take(LINE as u64).read_to_end(&mut head).ok()?;
+    let head = beginning_of(&file, LINE, |_| false).ok()?;
     let first = head.split(|byte| *byte == b'\n').next()?;
     let Some(line) = first.strip_prefix(b"#!") else {
         return (!first.contains(&0)).then(|| "sh".to_owned());
@@ -235,18 +234,12 @@ const DEEPEST: u32 = 5;
 /// What the file begins with is looked at, too, so that nobody is asked to go for a command that cannot
 /// run. What cannot be read is left to the kernel. `depth`: how many interpreters led here.
 fn check_format(program: &Path, size: u64, shown: &str, depth: u32) -> Result<()> {
-    use std::io::Read;
-    let Ok(mut file) = std::fs::File::open(program) else {
+    let Ok(file) = std::fs::File::open(program) else {
         return Ok(());
     };
-    let mut head = Vec::with_capacity(HEAD);
-    if (&mut file)
-        .take(HEAD as u64)
-        .read_to_end(&mut head)
-        .is_err()
-    {
+    let Ok(head) = beginning_of(&file, HEAD, |_| false) else {
         return Ok(());
-    }
+    };
     if let Some(line) = head[..head.len().min(LINE)].strip_prefix(b"#!") {
         return check_interpreter(program, shown, line, depth);
     }
