@@ -142,10 +142,7 @@ impl Payload {
     /// Who that is.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        Identity {
-            pid: self.pid(),
-            start_time: self.start_time,
-        }
+        self.pid().started(self.start_time)
     }
 
     /// Whether the terminal's driver sends it what it sends us, now: it may leave our group.
@@ -209,14 +206,13 @@ impl Payload {
     pub fn stopped(&self) -> Vec<Stat> {
         // An orphan of the payload's is our child (subreaper); where we had children before, it may be an
         // orphan of theirs.
-        let root = if self.not_ours.is_empty() {
-            Pid::this()
+        let members = if self.not_ours.is_empty() {
+            process::listed_descendants(Pid::this())
         } else {
-            self.pid()
+            [process::listed_descendants(self.pid()), vec![self.pid()]].concat()
         };
-        let members = process::listed_descendants(root).into_iter();
         members
-            .chain((root == self.pid()).then_some(root))
+            .into_iter()
             .filter_map(Stat::of)
             .filter(Stat::is_stopped)
             .collect()
