@@ -376,18 +376,6 @@ fn a_survivor_that_changes_its_program_all_the_time_is_found() {
     }
 }
 
-#[test]
-fn a_stopped_survivor_is_ended() {
-    let scene = Scene::new();
-    let mut holder = scene.hold_with(&[], Payload::Script(FORKS));
-    let child = scene.wait_for_child();
-    signal(child, Signal::STOP);
-    wait_until("it is stopped", SOON, || state(child) == Some('T'));
-    holder.crash();
-    scene.finish(["run", "--", "true"]).assert_code(0);
-    assert!(!exists(child));
-}
-
 /// What a file says that anybody may write is believed only about processes that were ours to end.
 #[test]
 fn a_survivor_of_an_earlier_boot_is_nobody() {
